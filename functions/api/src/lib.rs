@@ -1,0 +1,1 @@
+//! The JSON API behind API Gateway, authenticated by ID tokens.

@@ -1,0 +1,3 @@
+//! Starts the `api` function, nothing else.
+
+fn main() {}

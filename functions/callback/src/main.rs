@@ -1,0 +1,3 @@
+//! Starts the `callback` function, nothing else.
+
+fn main() {}

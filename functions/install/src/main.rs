@@ -1,0 +1,3 @@
+//! Starts the `install` function, nothing else.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! On a schedule: refreshes what would die, retention, deadlines.

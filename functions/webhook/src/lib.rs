@@ -1,0 +1,1 @@
+//! Takes a delivery in: verify, enqueue, answer.

@@ -1,0 +1,3 @@
+//! Starts the `webhook` function, nothing else.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Works off the queues: privacy jobs, app lifecycle, the mirrored data.

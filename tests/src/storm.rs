@@ -1,0 +1,3 @@
+//! `cargo storm`.
+
+fn main() {}
