@@ -1,1 +1,7 @@
-//! What the functions share.
+//! What the functions share: settings, requests and answers, the vault, the queue, privacy, the Admin API client.
+//!
+//! The protocol itself (signatures, tokens, scopes) lives in `gatehouse_shopify`; here is what needs AWS, a network or a
+//! runtime. Cargo features decide what a function links: `vault`, `queue`, `secrets`.
+//!
+//! It must never: take the tenant from anything but a verified request, log a token, a secret, a query string or personal
+//! data, or acknowledge what is not yet durable.
