@@ -7,10 +7,18 @@
 //! It must never: read the clock, read the environment, open a connection, or make a [`ShopDomain`] from anything but its
 //! one parser.
 
+pub mod host;
+pub mod mac;
+pub mod oauth;
+pub mod query;
+pub mod scopes;
 pub mod secret;
 pub mod shop;
 pub mod time;
 
+pub use host::{Host, embedded_app_url};
+pub use query::{BadQuery, Query};
+pub use scopes::{InvalidScope, Scopes};
 pub use secret::{ClientSecrets, Generation, SecretString};
 pub use shop::{InvalidShop, ShopDomain};
 pub use time::Timestamp;

@@ -4,7 +4,8 @@ use std::fmt;
 
 /// `{handle}.myshopify.com`, lower-case. It exists only parsed, by the one rule that Shopify documents:
 /// `^[a-zA-Z0-9][a-zA-Z0-9\-]*\.myshopify\.com$`, anchored at both ends
-/// (<https://shopify.dev/docs/apps/build/authentication-authorization/access-tokens/authorization-code-grant>).
+/// (<https://shopify.dev/docs/apps/build/authentication-authorization/access-tokens/authorization-code-grant>), less what
+/// DNS cannot hold or a reader cannot tell apart: labels over 63 bytes and `xn--` labels.
 ///
 /// That a string parses says nothing about who sent it: take it from a verified request.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,6 +17,7 @@ pub struct ShopDomain(Box<str>);
 pub struct InvalidShop;
 
 const SUFFIX: &str = ".myshopify.com";
+const ADMIN: &str = "admin.shopify.com/store/";
 
 impl ShopDomain {
     /// The longest accepted domain, in bytes.
@@ -33,6 +35,10 @@ impl ShopDomain {
         }
         let lower = text.to_ascii_lowercase();
         let handle = lower.strip_suffix(SUFFIX).ok_or(InvalidShop)?;
+        // A DNS label holds 63 bytes; an `xn--` label is shown as other letters (RFC 5891), and Shopify hands none out.
+        if handle.len() > 63 || handle.starts_with("xn--") {
+            return Err(InvalidShop);
+        }
         let mut bytes = handle.bytes();
         let starts_well = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric());
         if starts_well && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'-') {
@@ -40,6 +46,45 @@ impl ShopDomain {
         } else {
             Err(InvalidShop)
         }
+    }
+
+    /// The shop of a handle as it stands in `admin.shopify.com/store/{handle}`.
+    ///
+    /// # Errors
+    /// [`InvalidShop`] when it is no handle; it must not end with a hyphen.
+    pub fn from_handle(handle: &str) -> Result<Self, InvalidShop> {
+        if handle.len() > Self::MAX_LEN || handle.ends_with('-') {
+            return Err(InvalidShop);
+        }
+        Self::parse(&format!("{handle}{SUFFIX}"))
+    }
+
+    /// What a person may type into a login form: with white space around it, a scheme, a trailing slash, the bare handle,
+    /// or the address of the admin. For that form alone: a parameter of a request goes through [`ShopDomain::parse`].
+    ///
+    /// # Errors
+    /// [`InvalidShop`] when no shop can be made of it.
+    pub fn from_login_form(text: &str) -> Result<Self, InvalidShop> {
+        let address = address(text.trim_matches([' ', '\t', '\r', '\n']))?;
+        if address.starts_with(ADMIN) {
+            return Self::from_admin_url(&address);
+        }
+        // Attack: a handle of `evil.com/` or `evil.com#` would move the host; a bare handle is one plain label.
+        if address.contains('.') { Self::parse(&address) } else { Self::from_handle(&address) }
+    }
+
+    /// The shop of an address in Shopify's admin: `[https://]admin.shopify.com/store/{handle}[/]`.
+    ///
+    /// # Errors
+    /// [`InvalidShop`] for any other address, a page below the shop's included.
+    pub fn from_admin_url(url: &str) -> Result<Self, InvalidShop> {
+        let address = address(url)?;
+        Self::from_handle(address.strip_prefix(ADMIN).ok_or(InvalidShop)?)
+    }
+
+    /// The shop's admin: `https://admin.shopify.com/store/{handle}`.
+    pub fn admin_url(&self) -> String {
+        format!("https://{ADMIN}{}", self.handle())
     }
 
     /// The whole domain, e.g. `example.myshopify.com`.
@@ -51,6 +96,16 @@ impl ShopDomain {
     pub fn handle(&self) -> &str {
         self.0.strip_suffix(SUFFIX).unwrap_or(&self.0)
     }
+}
+
+/// An address in lower case without its scheme and one trailing slash.
+fn address(text: &str) -> Result<String, InvalidShop> {
+    if text.len() > ShopDomain::MAX_LEN * 2 {
+        return Err(InvalidShop);
+    }
+    let lower = text.to_ascii_lowercase();
+    let bare = lower.strip_prefix("https://").or_else(|| lower.strip_prefix("http://")).unwrap_or(&lower);
+    Ok(bare.strip_suffix('/').unwrap_or(bare).to_owned())
 }
 
 impl fmt::Display for ShopDomain {
@@ -91,7 +146,42 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    // Shopify's documentation and the traps around it.
+    #[test]
+    fn the_documented_rule_and_nothing_beside_it() {
+        for good in ["a.myshopify.com", "My-Shop1.myshopify.com"] {
+            assert_eq!(ShopDomain::parse(good).unwrap().as_str(), good.to_lowercase());
+        }
+        for bad in [
+            "",
+            "myshopify.com",
+            ".myshopify.com",
+            "-a.myshopify.com",
+            "a_b.myshopify.com",
+            "a.myshopify.com/",
+            "a.myshopify.com\n",
+            "a.myshopify.com.evil.com",
+            "evil.com#.myshopify.com",
+            "evil.com/a.myshopify.com",
+            "user@a.myshopify.com",
+            "a.b.myshopify.com",
+            "\u{430}pple.myshopify.com",
+            "a.myshopify.com:8443",
+            "https://a.myshopify.com",
+        ] {
+            assert_eq!(ShopDomain::parse(bad), Err(InvalidShop), "{bad:?}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_login_form_yields_a_shop_or_nothing(text in "(https?://)?(admin\\.shopify\\.com/store/)?\\PC{0,20}(\\.myshopify\\.com)?/{0,2}") {
+            if let Ok(shop) = ShopDomain::from_login_form(&text) {
+                prop_assert_eq!(ShopDomain::parse(shop.as_str()), Ok(shop.clone()));
+                prop_assert!(shop.handle().ends_with('-') || ShopDomain::from_admin_url(&shop.admin_url()) == Ok(shop));
+            }
+        }
+
         #[test]
         fn what_parses_is_one_safe_label(text in "\\PC{0,40}(\\.myshopify\\.com)?\\PC{0,3}") {
             if let Ok(shop) = ShopDomain::parse(&text) {
