@@ -1,0 +1,238 @@
+// The sample front end: shows what Gatehouse holds for this shop. No framework, no build step.
+// It must never put text from outside into the page as HTML: everything goes through textContent.
+
+const RETRY_HEADER = "X-Shopify-Retry-Invalid-Session-Request";
+const root = document.getElementById("app");
+const api = root.dataset.api;
+const standalone = root.dataset.standalone === "true";
+const japanese = document.documentElement.lang.startsWith("ja");
+
+const words = japanese
+  ? {
+      installation: "インストール", shop: "ストア", status: "状態", since: "インストール日時", scopes: "アクセス権限",
+      missing: "不足している権限", grant: "権限を許可する", customers: "顧客", name: "名前", email: "メール", phone: "電話",
+      updated: "更新日時", more: "さらに表示", requests: "プライバシー リクエスト", topic: "種類", received: "受付日時",
+      due: "期限", download: "書き出しを保存", none: "まだ何もありません。", loading: "読み込み中…",
+      dead: "このアプリとストアの接続が切れています。アプリをもう一度開いて接続し直してください。", again: "接続し直す",
+      failed: "読み込めませんでした。", retry: "もう一度試す", reference: "お問い合わせ番号", busy: "Shopify が混み合っています。",
+      expired: "期限切れ", saved: "保存しました。", page: "プライバシーの管理",
+    }
+  : {
+      installation: "Installation", shop: "Shop", status: "Status", since: "Installed", scopes: "Access scopes",
+      missing: "Missing scopes", grant: "Grant access", customers: "Customers", name: "Name", email: "E-mail", phone: "Phone",
+      updated: "Updated", more: "Show more", requests: "Privacy requests", topic: "Kind", received: "Received",
+      due: "Due", download: "Save export", none: "Nothing here yet.", loading: "Loading…",
+      dead: "The connection between this app and the shop has ended. Open the app again to reconnect it.", again: "Reconnect",
+      failed: "This could not be loaded.", retry: "Try again", reference: "Reference", busy: "Shopify is busy right now.",
+      expired: "expired", saved: "Saved.", page: "Gatehouse",
+    };
+
+/** What the API said when it refused: a stable code, a sentence, and the request id to quote. */
+class Refused extends Error {
+  constructor(status, problem) {
+    super(problem.detail || problem.title || words.failed);
+    this.status = status;
+    this.code = problem.code || problem.error || "unknown";
+    this.reference = problem.request_id || "";
+  }
+}
+
+async function authorization() {
+  return standalone ? {} : { Authorization: `Bearer ${await window.shopify.idToken()}` };
+}
+
+/** One call with a fresh ID token; once more when the API says that the token was the trouble. */
+async function call(path, options = {}) {
+  for (let attempt = 0; ; attempt += 1) {
+    const headers = { Accept: "application/json", ...(await authorization()), ...options.headers };
+    if (standalone && options.method && options.method !== "GET") headers["X-CSRF-Token"] = root.dataset.csrf;
+    const response = await fetch(api + path, {
+      ...options, headers, mode: "cors", credentials: standalone ? "same-origin" : "omit",
+    });
+    if (response.ok) return response;
+    if (response.status === 401 && response.headers.get(RETRY_HEADER) === "1" && attempt === 0) continue;
+    let problem = {};
+    try {
+      problem = await response.json();
+    } catch {
+      // Not JSON: the status alone has to do.
+    }
+    throw new Refused(response.status, problem);
+  }
+}
+
+function element(tag, text, attributes = {}) {
+  const made = document.createElement(tag);
+  if (text !== undefined && text !== null) made.textContent = String(text);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}
+
+function button(label, onclick, kind = "secondary") {
+  const made = element("button", label, { type: "button", class: `button ${kind}` });
+  made.addEventListener("click", onclick);
+  return made;
+}
+
+const when = new Intl.DateTimeFormat(japanese ? "ja" : "en", { dateStyle: "medium", timeStyle: "short" });
+function date(text) {
+  if (!text) return element("span", "–");
+  return element("time", when.format(new Date(text)), { datetime: text });
+}
+
+/** A section that loads by itself, says so to a screen reader, and can be tried again. */
+function section(id, title, load) {
+  const host = element("s-section", null, { id, heading: title });
+  const heading = element("h2", title, { id: `${id}-title` });
+  const live = element("p", words.loading, { role: "status", "aria-live": "polite", class: "quiet" });
+  const body = element("div", null, { "aria-labelledby": `${id}-title`, role: "region" });
+  host.append(heading, live, body);
+  root.append(host);
+  const run = async () => {
+    live.textContent = words.loading;
+    try {
+      await load(body, live);
+      if (live.textContent === words.loading) live.textContent = "";
+    } catch (error) {
+      live.textContent = "";
+      body.replaceChildren(trouble(error, run));
+    }
+  };
+  return run();
+}
+
+function trouble(error, retry) {
+  const box = element("s-banner", null, { tone: "critical", role: "alert", class: "banner" });
+  const dead = error instanceof Refused && error.code === "reauthenticate";
+  const busy = error instanceof Refused && (error.status === 429 || error.status === 503);
+  box.append(element("p", dead ? words.dead : busy ? `${words.busy} ${error.message}` : error.message || words.failed));
+  if (error.reference) box.append(element("p", `${words.reference}: ${error.reference}`, { class: "quiet" }));
+  box.append(dead ? button(words.again, reconnect, "primary") : button(words.retry, retry));
+  return box;
+}
+
+/** The way out of a dead connection: open the app anew, which brings a fresh ID token or the grant page. */
+function reconnect() {
+  const target = root.dataset.reopen;
+  if (target) window.open(target, "_top");
+  else window.location.reload();
+}
+
+function table(caption, columns, rows) {
+  const made = element("table");
+  made.append(element("caption", caption, { class: "hidden" }));
+  const head = element("tr");
+  for (const column of columns) head.append(element("th", column, { scope: "col" }));
+  made.append(element("thead"));
+  made.tHead.append(head);
+  made.append(element("tbody"));
+  for (const row of rows) made.tBodies[0].append(rowOf(row));
+  return made;
+}
+
+function rowOf(cells) {
+  const row = element("tr");
+  cells.forEach((cell, index) => {
+    const made = element(index === 0 ? "th" : "td", null, index === 0 ? { scope: "row" } : {});
+    made.append(cell instanceof Node ? cell : document.createTextNode(cell ?? "–"));
+    row.append(made);
+  });
+  return row;
+}
+
+async function installation(body) {
+  const held = await (await call("/v1/installation")).json();
+  const list = element("dl");
+  const fact = (term, value) => {
+    list.append(element("dt", term));
+    const detail = element("dd");
+    detail.append(value instanceof Node ? value : document.createTextNode(value));
+    list.append(detail);
+  };
+  fact(words.shop, held.shop);
+  fact(words.status, element("s-badge", held.status, { class: "badge", tone: held.status === "installed" ? "success" : "critical" }));
+  fact(words.since, date(held.installed_at));
+  fact(words.scopes, held.scopes.join(", ") || "–");
+  body.replaceChildren(list);
+  if (held.missing_scopes?.length) {
+    const box = element("s-banner", null, { tone: "warning", role: "alert", class: "banner" });
+    box.append(element("p", `${words.missing}: ${held.missing_scopes.join(", ")}`));
+    box.append(button(words.grant, async () => {
+      const asked = await (await call("/v1/scopes/request", {
+        method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ scopes: held.missing_scopes }),
+      })).json();
+      window.open(asked.url, "_top");
+    }, "primary"));
+    body.append(box);
+  }
+}
+
+/** A paged table: the first page now, each further one at the push of a button that keeps the focus. */
+function paged(path, caption, columns, cells) {
+  return async (body, live) => {
+    let shown = null;
+    const next = async (cursor) => {
+      const page = await (await call(path + (cursor ? `?cursor=${encodeURIComponent(cursor)}` : ""))).json();
+      if (!shown) {
+        if (page.items.length === 0) {
+          body.replaceChildren(element("p", words.none, { class: "quiet" }));
+          return;
+        }
+        shown = table(caption, columns, []);
+        body.replaceChildren(shown);
+      }
+      for (const item of page.items) shown.tBodies[0].append(rowOf(cells(item)));
+      body.querySelector(":scope > .button")?.remove();
+      if (page.next) {
+        const more = button(words.more, async () => {
+          more.disabled = true;
+          try {
+            await next(page.next);
+            live.textContent = `${shown.tBodies[0].rows.length}`;
+          } catch (error) {
+            more.replaceWith(trouble(error, () => next(page.next)));
+          }
+        });
+        body.append(more);
+      }
+    };
+    await next(null);
+  };
+}
+
+const customers = paged("/v1/customers", words.customers, [words.name, words.email, words.phone, words.updated], (customer) => [
+  [customer.first_name, customer.last_name].filter(Boolean).join(" ") || `#${customer.id}`,
+  customer.email, customer.phone, date(customer.updated_at),
+]);
+
+const requests = paged("/v1/privacy/requests", words.requests, [words.topic, words.status, words.received, words.due, ""], (request) => [
+  request.topic, element("s-badge", request.state, { class: "badge", tone: request.state === "done" ? "success" : "info" }),
+  date(request.received_at), date(request.due_at), exportCell(request),
+]);
+
+function exportCell(request) {
+  if (!request.export) return "–";
+  if (!request.export.ready) return words.expired;
+  return button(words.download, async (event) => {
+    const pressed = event.currentTarget;
+    pressed.disabled = true;
+    try {
+      const response = await call(`/v1/privacy/requests/${encodeURIComponent(request.id)}/export`);
+      const url = URL.createObjectURL(await response.blob());
+      const link = element("a", "", { href: url, download: `customer-data-${request.id}.json` });
+      document.body.append(link);
+      link.click();
+      link.remove();
+      URL.revokeObjectURL(url);
+    } catch (error) {
+      pressed.after(trouble(error, () => {}));
+    } finally {
+      pressed.disabled = false;
+    }
+  });
+}
+
+root.querySelector("[data-loading]")?.remove();
+section("installation", words.installation, installation);
+section("customers", words.customers, customers);
+section("requests", words.requests, requests);
