@@ -7,10 +7,12 @@
 //! It must never: read the clock, read the environment, open a connection, or make a [`ShopDomain`] from anything but its
 //! one parser.
 
+pub mod csp;
 pub mod host;
 pub mod mac;
 pub mod oauth;
 pub mod query;
+pub mod redirect;
 pub mod scopes;
 pub mod secret;
 pub mod shop;
