@@ -9,6 +9,7 @@
 
 pub mod csp;
 pub mod host;
+pub mod id_token;
 pub mod mac;
 pub mod oauth;
 pub mod query;
@@ -17,6 +18,7 @@ pub mod scopes;
 pub mod secret;
 pub mod shop;
 pub mod time;
+pub mod token;
 
 pub use host::{Host, embedded_app_url};
 pub use query::{BadQuery, Query};
