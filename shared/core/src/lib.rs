@@ -5,3 +5,8 @@
 //!
 //! It must never: take the tenant from anything but a verified request, log a token, a secret, a query string or personal
 //! data, or acknowledge what is not yet durable.
+
+#[cfg(feature = "vault")]
+pub mod seal;
+#[cfg(feature = "vault")]
+pub mod store;
