@@ -1,6 +1,7 @@
 //! Store, seal and vault against DynamoDB and KMS on sockets, through the real SDK clients. One binary, so that the
 //! emulators link once.
 #![cfg(feature = "vault")]
+#![expect(clippy::unwrap_used, reason = "a helper that cannot set the stage ends its test")]
 
 mod seal;
 mod store;
