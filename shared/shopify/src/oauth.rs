@@ -5,14 +5,11 @@
 
 use std::collections::BTreeMap;
 
+use crate::fresh::{self, NotFresh};
 use crate::host::Host;
 use crate::mac;
 use crate::query::{BadQuery, Query, encode_component};
 use crate::{ClientSecrets, Generation, SecretString, ShopDomain, Timestamp};
-
-/// How far the signed `timestamp` may lie from now, either way, in seconds. Shopify's documents state no rule; this is
-/// the one of Shopify's JavaScript library.
-pub const MAX_AGE_SECS: u64 = 90;
 
 /// Parameters that may stand once.
 const SINGLE: [&str; 7] = ["hmac", "shop", "timestamp", "state", "code", "host", "id_token"];
@@ -38,7 +35,7 @@ pub enum OauthError {
     /// A `timestamp` that is not a whole number of seconds.
     #[error("the request's timestamp is not a number: open the app from the Shopify admin")]
     InvalidTimestamp,
-    /// A `timestamp` more than [`MAX_AGE_SECS`] from now.
+    /// A `timestamp` more than 90 seconds from now, either way.
     #[error("the request is too old: open the app from the Shopify admin again")]
     StaleTimestamp,
     /// No `shop`.
@@ -182,7 +179,10 @@ fn verify(raw_query: &str, secrets: &ClientSecrets, now: Timestamp) -> Result<Si
     }
     let timestamp = query.get_one("timestamp").ok().flatten().ok_or(OauthError::MissingTimestamp)?;
     let matched = verify_signature(&query, secrets)?;
-    let timestamp = check_freshness(timestamp, now)?;
+    let timestamp = fresh::check(timestamp, now).map_err(|not_fresh| match not_fresh {
+        NotFresh::Invalid => OauthError::InvalidTimestamp,
+        NotFresh::Stale => OauthError::StaleTimestamp,
+    })?;
     let shop = ShopDomain::parse(single(&query, "shop")?.ok_or(OauthError::MissingShop)?);
     let shop = shop.map_err(|_| OauthError::InvalidShop)?;
     let host = single(&query, "host")?.and_then(|host| Host::parse(host).ok());
@@ -203,20 +203,6 @@ pub fn verify_signature(query: &Query, secrets: &ClientSecrets) -> Result<Genera
         .into_iter()
         .find_map(|form| mac::matching(secrets, message(query, form).as_bytes(), &claimed))
         .ok_or(OauthError::InvalidHmac)
-}
-
-/// Reads a signed `timestamp` and compares it with the clock.
-pub(crate) fn check_freshness(timestamp: &str, now: Timestamp) -> Result<Timestamp, OauthError> {
-    let digits = timestamp.strip_prefix('-').unwrap_or(timestamp);
-    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(OauthError::InvalidTimestamp);
-    }
-    let secs: i64 = timestamp.parse().map_err(|_| OauthError::InvalidTimestamp)?;
-    // Attack: a signed link from a log or a browser history, opened again later.
-    if now.secs().abs_diff(secs) > MAX_AGE_SECS {
-        return Err(OauthError::StaleTimestamp);
-    }
-    Ok(Timestamp::from_secs(secs))
 }
 
 fn refuse_repeated(query: &Query) -> Result<(), OauthError> {

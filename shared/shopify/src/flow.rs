@@ -1,0 +1,139 @@
+//! Runs of a Flow action (<https://shopify.dev/docs/apps/build/flow/actions/endpoints>).
+//!
+//! Flow sends a run again until it gets a 200, with the same `action_run_id`: an effect must happen once per id. Requests of
+//! Flow's "Send HTTP request" step are not signed and never pass here.
+
+use serde_json::{Map, Value};
+
+use crate::ids::ResourceId;
+use crate::signed_body::{self, BodyError, Headers};
+use crate::{ClientSecrets, Generation, ShopDomain};
+
+/// One run of an action, signed by Shopify.
+#[derive(Clone, Debug)]
+pub struct VerifiedActionRun {
+    shop: ShopDomain,
+    matched: Generation,
+    shop_id: Option<ResourceId>,
+    run_id: String,
+    action: Option<String>,
+    properties: Map<String, Value>,
+}
+
+impl VerifiedActionRun {
+    /// The shop whose workflow runs. Flow names it inside the signed body.
+    pub fn shop(&self) -> &ShopDomain {
+        &self.shop
+    }
+
+    /// Which client secret matched.
+    pub fn matched(&self) -> Generation {
+        self.matched
+    }
+
+    /// The shop's number.
+    pub fn shop_id(&self) -> Option<ResourceId> {
+        self.shop_id
+    }
+
+    /// The same in every attempt at one run: the idempotency key.
+    pub fn run_id(&self) -> &str {
+        &self.run_id
+    }
+
+    /// Which of the app's actions runs: its handle, or the older definition id.
+    pub fn action(&self) -> Option<&str> {
+        self.action.as_deref()
+    }
+
+    /// What the merchant filled in.
+    pub fn properties(&self) -> &Map<String, Value> {
+        &self.properties
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Payload {
+    #[serde(default)]
+    shop_id: Option<ResourceId>,
+    #[serde(default)]
+    shopify_domain: Option<String>,
+    #[serde(default)]
+    action_run_id: Option<Value>,
+    #[serde(default)]
+    handle: Option<String>,
+    #[serde(default)]
+    action_definition_id: Option<Value>,
+    #[serde(default)]
+    properties: Option<Map<String, Value>>,
+}
+
+/// Verifies a run.
+///
+/// # Errors
+/// [`BodyError`], the first that applies.
+pub fn verify(
+    method: &str,
+    headers: &Headers,
+    body: &[u8],
+    secrets: &ClientSecrets,
+) -> Result<VerifiedActionRun, BodyError> {
+    let claimed = headers.get("x-shopify-hmac-sha256").unwrap_or(Some("unreadable"));
+    let (object, matched) = signed_body::verify(method, claimed, body, secrets)?;
+    let payload: Payload = serde_json::from_str(object).map_err(|_| BodyError::InvalidField("body"))?;
+    let header = headers.get("x-shopify-shop-domain")?;
+    let named = payload.shopify_domain.as_deref().filter(|domain| !domain.is_empty());
+    let shop = named.or(header).ok_or_else(|| BodyError::MissingHeaders(vec!["X-Shopify-Shop-Domain"]))?;
+    let shop = ShopDomain::parse(shop).map_err(|_| BodyError::InvalidShop)?;
+    // Attack: one shop's captured run sent again under another shop's header.
+    if header.is_some_and(|header| ShopDomain::parse(header).as_ref() != Ok(&shop)) {
+        return Err(BodyError::ShopMismatch);
+    }
+    let run_id = text(payload.action_run_id).ok_or(BodyError::InvalidField("action_run_id"))?;
+    let action = payload.handle.or_else(|| text(payload.action_definition_id));
+    let properties = payload.properties.unwrap_or_default();
+    Ok(VerifiedActionRun { shop, matched, shop_id: payload.shop_id, run_id, action, properties })
+}
+
+/// A string or number of 1 to 255 bytes.
+fn text(value: Option<Value>) -> Option<String> {
+    let text = match value? {
+        Value::String(text) => text,
+        Value::Number(number) => number.to_string(),
+        _ => return None,
+    };
+    (1..=255).contains(&text.len()).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(body: &str, shop: Option<&str>) -> Result<VerifiedActionRun, BodyError> {
+        let hmac = signed_body::sign(body.as_bytes(), &"hush".into());
+        let mut pairs = vec![("X-Shopify-Hmac-Sha256", hmac.as_bytes())];
+        pairs.extend(shop.map(|shop| ("X-Shopify-Shop-Domain", shop.as_bytes())));
+        let secrets = ClientSecrets::new("hush".into(), vec![]).unwrap();
+        verify("POST", &Headers::from_pairs(pairs), body.as_bytes(), &secrets)
+    }
+
+    #[test]
+    fn a_run_names_its_shop_in_the_signed_body() {
+        let body = "{\"shop_id\":1,\"shopify_domain\":\"a.myshopify.com\",\"action_run_id\":\"r1\",\"handle\":\"tag\",\"properties\":{\"x\":1}}";
+        let verified = run(body, Some("a.myshopify.com")).unwrap();
+        assert_eq!((verified.run_id(), verified.action()), ("r1", Some("tag")));
+        assert_eq!(verified.properties()["x"], 1);
+        assert!(run(body, None).is_ok());
+        assert_eq!(run(body, Some("b.myshopify.com")).err(), Some(BodyError::ShopMismatch));
+    }
+
+    #[test]
+    fn a_run_without_id_or_shop_is_refused() {
+        let no_id = run("{\"shopify_domain\":\"a.myshopify.com\"}", None);
+        assert_eq!(no_id.err(), Some(BodyError::InvalidField("action_run_id")));
+        let no_shop = run("{\"action_run_id\":7}", None);
+        assert_eq!(no_shop.err().map(|e| e.code()), Some("missing_headers"));
+        assert_eq!(run("{\"action_run_id\":7}", Some("a.myshopify.com")).unwrap().run_id(), "7");
+        assert_eq!(run("{\"properties\":[]}", Some("a.myshopify.com")).err(), Some(BodyError::InvalidField("body")));
+    }
+}
