@@ -6,7 +6,14 @@
 //! It must never: take the tenant from anything but a verified request, log a token, a secret, a query string or personal
 //! data, or acknowledge what is not yet durable.
 
+pub mod clock;
+pub mod config;
+pub mod http;
+pub mod pages;
+pub mod problem;
+pub mod runtime;
 #[cfg(feature = "vault")]
 pub mod seal;
 #[cfg(feature = "vault")]
 pub mod store;
+pub mod telemetry;

@@ -1,0 +1,177 @@
+use std::panic::AssertUnwindSafe;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
+use http::{Method, StatusCode};
+use lambda_runtime::Error;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::{BadEvent, Request, Response, Shape};
+use crate::clock;
+use crate::config::Environment;
+use crate::runtime::{Failure, Invocation, run};
+use crate::telemetry::{Metric, count};
+
+/// Kept back from the invocation's time, so that our own answer still reaches the caller.
+const MARGIN: Duration = Duration::from_millis(400);
+
+/// Answers HTTP events with `handler` until the process ends. An event that is not HTTP is answered 400.
+///
+/// # Errors
+/// When the Lambda Runtime API cannot be reached.
+pub async fn serve(environment: Environment, handler: impl AsyncFn(Request) -> Response) -> Result<(), Error> {
+    serve_or(environment, handler, async |_event: &RawValue, invocation: &Invocation| {
+        Ok(refuse(BadEvent::NotHttp, environment, &invocation.request_id))
+    })
+    .await
+}
+
+/// As [`serve`], with a second handler for events that are not HTTP (EventBridge, a schedule).
+///
+/// # Errors
+/// When the Lambda Runtime API cannot be reached.
+pub async fn serve_or(
+    environment: Environment,
+    handler: impl AsyncFn(Request) -> Response,
+    other: impl AsyncFn(&RawValue, &Invocation) -> Result<Value, Failure>,
+) -> Result<(), Error> {
+    run(async |event: Box<RawValue>, invocation: Invocation| match Request::from_bytes(event.get().as_bytes()) {
+        Ok(request) => Ok(answer(request, &invocation, environment, &handler).await),
+        Err(BadEvent::NotHttp) => other(&event, &invocation).await,
+        Err(bad) => Ok(refuse(bad, environment, &invocation.request_id)),
+    })
+    .await
+}
+
+/// One request: within its time, whatever the handler does, and with one line in the access log.
+pub(crate) async fn answer(
+    mut request: Request,
+    invocation: &Invocation,
+    environment: Environment,
+    handler: &impl AsyncFn(Request) -> Response,
+) -> Value {
+    let started = Instant::now();
+    request.request_id.clone_from(&invocation.request_id);
+    request.deadline = invocation.deadline;
+    let (method, shape) = (request.method.clone(), request.shape);
+    let limit = Duration::from_millis(request.millis_left(clock::now())).saturating_sub(MARGIN);
+    let outline = request.outline();
+
+    // Attack: a request made to crash a handler must cost its sender an answer, not the next caller a cold start.
+    let guarded = AssertUnwindSafe(handler(request)).catch_unwind();
+    let response = match tokio::time::timeout(limit, guarded).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(_panic)) => {
+            // The panic hook has logged where.
+            count(Metric::Panic, &[]);
+            outline.failed(StatusCode::INTERNAL_SERVER_ERROR).with_code("panic")
+        }
+        Err(_elapsed) => {
+            count(Metric::TimedOut, &[]);
+            outline.failed(StatusCode::SERVICE_UNAVAILABLE).with_code("timeout")
+        }
+    };
+    access_log(&method, &response, started);
+    response.into_event(shape, environment, &method, &invocation.request_id)
+}
+
+fn refuse(bad: BadEvent, environment: Environment, request_id: &str) -> Value {
+    count(Metric::BadEvent, &[]);
+    let response = Response::problem(&bad.problem(), request_id).with_code(bad.code());
+    access_log(&Method::default(), &response, Instant::now());
+    response.into_event(Shape::V2, environment, &Method::POST, request_id)
+}
+
+/// Label, not path; shop only when proven; no query, no header, no address.
+fn access_log(method: &Method, response: &Response, started: Instant) {
+    let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(
+        method = loggable(method),
+        route = response.route(),
+        status = response.status().as_u16(),
+        code = response.code(),
+        shop = response.shop().map(tracing::field::display),
+        duration_ms,
+        "answered"
+    );
+}
+
+/// A method is the caller's word: only the known ones are written down.
+fn loggable(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gatehouse_shopify::Timestamp;
+    use serde_json::json;
+
+    fn request(accept: &str) -> Request {
+        Request::from_event(json!({
+            "rawPath": "/", "headers": {"accept": accept},
+            "requestContext": {"http": {"method": "GET"}},
+        }))
+        .unwrap()
+    }
+
+    fn invocation(millis: i64) -> Invocation {
+        Invocation { request_id: "r-1".to_owned(), deadline: clock::now().plus_millis(millis) }
+    }
+
+    async fn answered(accept: &str, millis: i64, handler: impl AsyncFn(Request) -> Response) -> Value {
+        answer(request(accept), &invocation(millis), Environment::Production, &handler).await
+    }
+
+    #[tokio::test]
+    async fn the_handler_sees_the_invocation() {
+        let sent = answered("*/*", 5_000, async |r: Request| {
+            assert!(r.millis_left(clock::now()) <= 5_000 && r.deadline < Timestamp::from_millis(i64::MAX));
+            Response::text(StatusCode::OK, &r.request_id)
+        })
+        .await;
+        assert_eq!((&sent["statusCode"], &sent["body"]), (&json!(200), &json!("r-1")));
+    }
+
+    #[tokio::test]
+    async fn a_panic_costs_one_answer() {
+        let sent = answered("application/json", 5_000, async |_| panic!("canary")).await;
+        assert_eq!(sent["statusCode"], 500);
+        let body: Value = serde_json::from_str(sent["body"].as_str().unwrap()).unwrap();
+        assert_eq!((&body["code"], &body["request_id"]), (&json!("internal"), &json!("r-1")));
+        assert!(!sent.to_string().contains("canary"));
+
+        let page = answered("text/html", 5_000, async |_| panic!("canary")).await;
+        assert_eq!(
+            (&page["statusCode"], &page["headers"]["content-type"]),
+            (&json!(500), &json!("text/html; charset=utf-8"))
+        );
+        assert!(page["body"].as_str().unwrap().contains("r-1"));
+    }
+
+    #[tokio::test]
+    async fn a_slow_handler_is_answered_for_before_lambda_gives_up() {
+        let sent = answered("*/*", 450, async |_| {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            Response::empty(StatusCode::OK)
+        })
+        .await;
+        assert_eq!((&sent["statusCode"], &sent["headers"]["retry-after"]), (&json!(503), &json!("1")));
+    }
+
+    #[test]
+    fn bad_events_are_answered() {
+        let sent = refuse(BadEvent::Base64, Environment::Production, "r-1");
+        assert_eq!((&sent["statusCode"], &sent["headers"]["x-request-id"]), (&json!(400), &json!("r-1")));
+    }
+}
