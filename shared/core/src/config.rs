@@ -87,6 +87,17 @@ pub static SETTINGS: &[Setting] = &[
     required("BUCKET", "S3 bucket of exports and of bodies too large for SQS.", "gatehouse-objects"),
     defaulted("LOG_LEVEL", "`error`, `warn`, `info`, `debug` or `trace`, for the project's own code.", "info", "debug"),
     optional("AWS_ENDPOINT_URL", "Another address for AWS. Refused in production.", "http://127.0.0.1:4566"),
+    optional(
+        "SHOPIFY_BROWSER_URL",
+        "Another address for Shopify's pages, as a browser sees them. Refused in production.",
+        "http://shopify.localhost:8080",
+    ),
+    defaulted(
+        "APP_BRIDGE_URL",
+        "Where App Bridge is loaded from. Production refuses all but Shopify's own.",
+        "https://cdn.shopify.com/shopifycloud/app-bridge.js",
+        "http://admin.localhost:8080/shopifycloud/app-bridge.js",
+    ),
     optional("SHOPIFY_ENDPOINT_URL", "Another address for Shopify. Refused in production.", "http://127.0.0.1:8080"),
 ];
 
@@ -287,6 +298,12 @@ impl<'a> Reader<'a> {
     /// Where the system runs; strict until `GATEHOUSE_ENV` says otherwise.
     pub fn environment(&self) -> Environment {
         self.environment
+    }
+
+    /// Whether an optional setting is there at all; reading it counts.
+    fn present(&mut self, name: &'static str) -> bool {
+        self.seen.insert(name);
+        (self.lookup)(name).is_some_and(|value| !value.trim().is_empty())
     }
 
     /// The names read so far, for tests that compare a template with the code.
@@ -603,6 +620,57 @@ impl LaunchSettings {
         let (flow, embedded) = (reader.install_flow(), reader.boolean("APP_EMBEDDED"));
         let (app_url, callback_url) = (reader.origin("APP_URL"), reader.origin("CALLBACK_URL"));
         Some(Self { flow: flow?, embedded: embedded?, app_url: app_url?, callback_url: callback_url? })
+    }
+}
+
+/// Where a browser finds Shopify: its pages and App Bridge.
+#[derive(Clone, Debug)]
+pub struct FrontSettings {
+    /// Another origin for Shopify's pages, never in production.
+    pub browser: Option<Origin>,
+    /// App Bridge's address.
+    pub app_bridge: String,
+}
+
+impl FrontSettings {
+    /// What it reads.
+    pub const NAMES: &[&str] = &["APP_BRIDGE_URL", "SHOPIFY_BROWSER_URL"];
+
+    /// Reads the section.
+    pub fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let before = reader.problems.len();
+        let app_bridge = reader.url("APP_BRIDGE_URL");
+        let browser = reader.present("SHOPIFY_BROWSER_URL").then(|| reader.origin("SHOPIFY_BROWSER_URL")).flatten();
+        if reader.environment.is_production() {
+            // Attack: a script from elsewhere, first in the head of every document, owns every merchant's page.
+            if app_bridge.as_ref().is_some_and(|url| url.as_str() != gatehouse_shopify::csp::APP_BRIDGE_URL) {
+                reader.problem("APP_BRIDGE_URL", "must be Shopify's own in production");
+            }
+            if browser.is_some() {
+                reader.problem("SHOPIFY_BROWSER_URL", "is refused in production");
+            }
+        }
+        (reader.problems.len() == before).then_some(Self { browser, app_bridge: app_bridge?.into() })
+    }
+
+    /// The address at which a browser opens this `https://` page of Shopify's: the page itself, or in the local house
+    /// `{browser}/{host}/{path}`.
+    pub fn page(&self, https: &str) -> String {
+        match (&self.browser, https.strip_prefix("https://")) {
+            (Some(origin), Some(rest)) => format!("{origin}/{rest}"),
+            _ => https.to_owned(),
+        }
+    }
+
+    /// The origin of the admin that frames the app, where that is not Shopify's own.
+    pub fn admin_origin(&self) -> Option<String> {
+        let url = Url::parse(&self.app_bridge).ok()?;
+        self.is_local().then(|| url.origin().ascii_serialization())
+    }
+
+    /// True where Shopify is played by something else.
+    pub fn is_local(&self) -> bool {
+        self.app_bridge != gatehouse_shopify::csp::APP_BRIDGE_URL
     }
 }
 
