@@ -11,7 +11,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
-use gatehouse_shopify::scopes::Scopes;
+use gatehouse_shopify::Scopes;
+use gatehouse_shopify::redirect::Origin;
 use url::{Host, Url};
 
 /// One environment variable.
@@ -177,33 +178,6 @@ impl ApiVersion {
 }
 
 impl fmt::Display for ApiVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Scheme, host and port of one of our own functions: `https://app.gatehouse.dev`, without a trailing slash.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin(String);
-
-impl Origin {
-    fn from_url(url: &Url) -> Option<Self> {
-        let bare = matches!(url.path(), "" | "/") && url.query().is_none() && url.fragment().is_none();
-        (bare && url.origin().is_tuple()).then(|| Self(url.origin().ascii_serialization()))
-    }
-
-    /// `https://host[:port]`.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The origin with a path behind it. `path` is a literal, so that no input can move the address elsewhere.
-    pub fn with_path(&self, path: &'static str) -> String {
-        format!("{}/{}", self.0, path.trim_start_matches('/'))
-    }
-}
-
-impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -398,7 +372,8 @@ impl<'a> Reader<'a> {
     /// One of our own functions' addresses: no path, no query.
     pub fn origin(&mut self, name: &'static str) -> Option<Origin> {
         let url = self.url(name)?;
-        let origin = Origin::from_url(&url);
+        let bare = matches!(url.path(), "" | "/") && url.query().is_none();
+        let origin = Origin::parse(url.as_str()).ok().filter(|_| bare);
         if origin.is_none() {
             self.problem(name, "must be an origin: scheme and host, no path");
         }
@@ -725,7 +700,7 @@ mod tests {
         let (base, .., launch) = everything(&examples()).unwrap();
         assert!(base.environment.is_production());
         assert_eq!(launch.flow, InstallFlow::AuthorizationCode);
-        assert_eq!(launch.app_url.with_path("/begin"), "https://app.gatehouse.dev/begin");
+        assert_eq!(launch.app_url.as_str(), "https://app.gatehouse.dev");
     }
 
     #[test]

@@ -6,14 +6,20 @@
 //! It must never: take the tenant from anything but a verified request, log a token, a secret, a query string or personal
 //! data, or acknowledge what is not yet durable.
 
+#[cfg(feature = "aws")]
+pub mod aws;
 pub mod clock;
 pub mod config;
 pub mod http;
 pub mod pages;
 pub mod problem;
+#[cfg(feature = "queue")]
+pub mod queue;
 pub mod runtime;
 #[cfg(feature = "vault")]
 pub mod seal;
+#[cfg(feature = "secrets")]
+pub mod secrets;
 #[cfg(feature = "vault")]
 pub mod store;
 pub mod telemetry;

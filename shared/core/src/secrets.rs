@@ -1,0 +1,282 @@
+//! The app's secrets, from Secrets Manager: cached, refreshed without a deployment, served stale rather than not at all.
+//!
+//! Rotation: put the new secret into `client_secret` and the old one into `previous_client_secrets`; every process knows
+//! within 5 minutes, and at once (at most every 10 s) when it meets a signature that no known secret made.
+//!
+//! It must never: log a secret, or let a forged signature cause more than one read of Secrets Manager in 10 s.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aws_sdk_secretsmanager::error::ProvideErrorMetadata as _;
+use gatehouse_shopify::{ClientSecrets, SecretString, ShopDomain};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::sync::Mutex;
+
+use crate::telemetry::{Metric, count};
+
+/// How old cached secrets may get.
+pub const MAX_AGE: Duration = Duration::from_secs(5 * 60);
+
+/// The least time between two reads, whatever asks for them.
+pub const MIN_PAUSE: Duration = Duration::from_secs(10);
+
+/// Secrets Manager holds no more (<https://docs.aws.amazon.com/secretsmanager/latest/userguide/reference_limits.html>).
+const MAX_SECRET: usize = 64 * 1024;
+
+/// What the app knows and tells nobody. No `Debug`.
+pub struct AppSecrets {
+    client: ClientSecrets,
+    multipass: BTreeMap<ShopDomain, SecretString>,
+    named: BTreeMap<String, SecretString>,
+}
+
+impl AppSecrets {
+    /// Reads `{"client_secret", "previous_client_secrets": [], "multipass": {shop: secret}, …}`. Other members that are
+    /// strings can be had by [`AppSecrets::named`]; what else there is, is left alone.
+    ///
+    /// # Errors
+    /// [`SecretsError::Malformed`] with what is wrong, without the text.
+    pub fn parse(json: &str) -> Result<Self, SecretsError> {
+        #[derive(Deserialize)]
+        struct Stored<'a> {
+            client_secret: SecretString,
+            #[serde(default)]
+            previous_client_secrets: Vec<SecretString>,
+            #[serde(default)]
+            multipass: BTreeMap<String, SecretString>,
+            #[serde(flatten, borrow)]
+            other: BTreeMap<String, &'a RawValue>,
+        }
+        if json.len() > MAX_SECRET {
+            return Err(SecretsError::Malformed("it is too large"));
+        }
+        // serde_json's errors can quote the text.
+        let stored: Stored<'_> = serde_json::from_str(json).map_err(|_| {
+            SecretsError::Malformed("it must be a JSON object with the string `client_secret` and lists as documented")
+        })?;
+        let client = ClientSecrets::new(stored.client_secret, stored.previous_client_secrets)
+            .ok_or(SecretsError::Malformed("a client secret is empty, or there are too many"))?;
+        let mut multipass = BTreeMap::new();
+        for (shop, secret) in stored.multipass {
+            let shop = ShopDomain::parse(&shop).map_err(|_| SecretsError::Malformed("`multipass` names no shop"))?;
+            if secret.is_empty() {
+                return Err(SecretsError::Malformed("a Multipass secret is empty"));
+            }
+            multipass.insert(shop, secret);
+        }
+        let named = stored.other.into_iter().filter_map(|(name, value)| {
+            serde_json::from_str::<SecretString>(value.get())
+                .ok()
+                .filter(|s| !s.is_empty())
+                .map(|secret| (name, secret))
+        });
+        Ok(Self { client, multipass, named: named.collect() })
+    }
+
+    /// The client secrets, newest first.
+    pub fn client(&self) -> &ClientSecrets {
+        &self.client
+    }
+
+    /// The shop's Multipass secret.
+    pub fn multipass(&self, shop: &ShopDomain) -> Option<&SecretString> {
+        self.multipass.get(shop)
+    }
+
+    /// Another secret by its member's name, e.g. the client secret of an OpenID provider.
+    pub fn named(&self, name: &str) -> Option<&SecretString> {
+        self.named.get(name)
+    }
+}
+
+/// The secrets cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretsError {
+    /// Secrets Manager did not give them, and none are cached.
+    #[error(
+        "Secrets Manager did not give the app's secrets ({0}): check SHOPIFY_SECRETS and the function's permission"
+    )]
+    Unavailable(String),
+    /// They are not as documented.
+    #[error("the app's secrets are not usable: {0}")]
+    Malformed(&'static str),
+}
+
+impl SecretsError {
+    /// The stable code for machines.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) => "secrets_unavailable",
+            Self::Malformed(_) => "secrets_malformed",
+        }
+    }
+}
+
+/// What is cached, and when it was read and last tried.
+struct Cached {
+    secrets: Arc<AppSecrets>,
+    read: Instant,
+    tried: Instant,
+}
+
+/// What to do about cached secrets.
+#[derive(Debug, PartialEq, Eq)]
+enum Freshness {
+    Use,
+    Read,
+}
+
+impl Freshness {
+    /// `mismatch`: a signature that none of them made.
+    fn of(age: Duration, since_try: Duration, mismatch: bool) -> Self {
+        // Attack: forged signatures sent in numbers must not turn into as many paid calls.
+        if since_try >= MIN_PAUSE && (mismatch || age >= MAX_AGE) { Self::Read } else { Self::Use }
+    }
+}
+
+/// The secrets of one process. Reads are single-flight: whoever comes while one is under way waits for it.
+pub struct SecretStore {
+    client: aws_sdk_secretsmanager::Client,
+    id: String,
+    cached: Mutex<Option<Cached>>,
+}
+
+impl SecretStore {
+    /// `id` is `SHOPIFY_SECRETS`. Nothing is read yet.
+    pub fn new(client: aws_sdk_secretsmanager::Client, id: String) -> Self {
+        Self { client, id, cached: Mutex::new(None) }
+    }
+
+    /// The secrets, at most [`MAX_AGE`] old, or older while Secrets Manager does not answer.
+    ///
+    /// # Errors
+    /// [`SecretsError`] when none have ever been read.
+    pub async fn get(&self) -> Result<Arc<AppSecrets>, SecretsError> {
+        self.current(false).await
+    }
+
+    /// After a signature that none of `seen` made: newer secrets, if there are any.
+    pub async fn refresh_after_mismatch(&self, seen: &Arc<AppSecrets>) -> Option<Arc<AppSecrets>> {
+        let now = self.current(true).await.ok()?;
+        (!Arc::ptr_eq(&now, seen)).then_some(now)
+    }
+
+    /// Runs a check with the secrets, and once more when it failed for want of a secret and newer ones are to be had.
+    ///
+    /// # Errors
+    /// [`SecretsError`] when there are no secrets; the check's own result is inside.
+    pub async fn check<T, E>(
+        &self,
+        check: impl Fn(&AppSecrets) -> Result<T, E>,
+        is_mismatch: impl Fn(&E) -> bool,
+    ) -> Result<Result<T, E>, SecretsError> {
+        let secrets = self.get().await?;
+        match check(&secrets) {
+            Err(error) if is_mismatch(&error) => match self.refresh_after_mismatch(&secrets).await {
+                Some(newer) => Ok(check(&newer)),
+                None => Ok(Err(error)),
+            },
+            result => Ok(result),
+        }
+    }
+
+    async fn current(&self, mismatch: bool) -> Result<Arc<AppSecrets>, SecretsError> {
+        let mut cached = self.cached.lock().await;
+        if let Some(cached) = &*cached
+            && Freshness::of(cached.read.elapsed(), cached.tried.elapsed(), mismatch) == Freshness::Use
+        {
+            return Ok(Arc::clone(&cached.secrets));
+        }
+        let read = self.read().await;
+        let now = Instant::now();
+        match (read, &mut *cached) {
+            (Ok(secrets), slot) => {
+                let secrets = Arc::new(secrets);
+                *slot = Some(Cached { secrets: Arc::clone(&secrets), read: now, tried: now });
+                Ok(secrets)
+            }
+            (Err(error), Some(cached)) => {
+                tracing::warn!(code = error.code(), %error, "the cached secrets are used");
+                count(Metric::SecretsStale, &[]);
+                cached.tried = now;
+                Ok(Arc::clone(&cached.secrets))
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    async fn read(&self) -> Result<AppSecrets, SecretsError> {
+        let answer = self.client.get_secret_value().secret_id(&self.id).send().await;
+        let answer = answer.map_err(|e| SecretsError::Unavailable(e.code().unwrap_or("no answer").to_owned()))?;
+        let text = answer.secret_string().ok_or(SecretsError::Malformed("it is binary"))?;
+        AppSecrets::parse(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn shop(name: &str) -> ShopDomain {
+        ShopDomain::parse(name).unwrap()
+    }
+
+    #[test]
+    fn all_members_are_read() {
+        let secrets = AppSecrets::parse(
+            r#"{"client_secret":"new","previous_client_secrets":["old"],"multipass":{"A.myshopify.com":"m"},
+                "oidc":"o","rotated_at":7,"note":null}"#,
+        )
+        .unwrap();
+        assert_eq!(secrets.client().iter().count(), 2);
+        assert_eq!(secrets.client().current().expose(), "new");
+        assert_eq!(secrets.multipass(&shop("a.myshopify.com")).unwrap().expose(), "m");
+        assert!(secrets.multipass(&shop("b.myshopify.com")).is_none());
+        assert_eq!(secrets.named("oidc").unwrap().expose(), "o");
+        assert!(secrets.named("rotated_at").is_none() && secrets.named("client_secret").is_none());
+    }
+
+    #[test]
+    fn wrong_ones_are_refused_without_being_quoted() {
+        for json in [
+            "",
+            "canary",
+            "[]",
+            "{}",
+            r#"{"client_secret":""}"#,
+            r#"{"client_secret":7}"#,
+            r#"{"client_secret":"canary","previous_client_secrets":[""]}"#,
+            r#"{"client_secret":"canary","previous_client_secrets":"canary"}"#,
+            r#"{"client_secret":"canary","multipass":{"canary.example":"x"}}"#,
+            r#"{"client_secret":"canary","multipass":{"a.myshopify.com":""}}"#,
+            r#"{"client_secret":"canary","previous_client_secrets":["1","2","3","4","5"]}"#,
+            &format!("{{\"client_secret\":\"{}\"}}", "x".repeat(MAX_SECRET)),
+        ] {
+            let error = AppSecrets::parse(json).err().unwrap();
+            assert!(!error.to_string().contains("canary"), "{error}");
+        }
+    }
+
+    #[test]
+    fn one_read_in_ten_seconds_whatever_asks() {
+        let s = Duration::from_secs;
+        assert_eq!(Freshness::of(s(299), s(299), false), Freshness::Use);
+        assert_eq!(Freshness::of(s(300), s(300), false), Freshness::Read);
+        assert_eq!(Freshness::of(s(9), s(9), true), Freshness::Use);
+        assert_eq!(Freshness::of(s(10), s(10), true), Freshness::Read);
+        // Old ones, while Secrets Manager is down.
+        assert_eq!(Freshness::of(s(3600), s(5), false), Freshness::Use);
+        assert_eq!(Freshness::of(s(3600), s(10), false), Freshness::Read);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "\\PC{0,200}") {
+            let _ = AppSecrets::parse(&text);
+        }
+    }
+}
