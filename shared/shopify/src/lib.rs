@@ -8,14 +8,21 @@
 //! one parser.
 
 pub mod app_proxy;
+pub mod begin;
+pub mod bot;
+pub mod callback;
 pub mod compliance;
+pub mod cookie;
 pub mod csp;
 pub mod flow;
+mod fresh;
 pub mod fulfillment;
 pub mod host;
 pub mod id_token;
 pub mod ids;
+pub mod login;
 pub mod mac;
+pub mod multipass;
 pub mod oauth;
 pub mod query;
 pub mod redirect;
@@ -23,11 +30,10 @@ pub mod scopes;
 pub mod secret;
 pub mod shop;
 pub mod signed_body;
+pub mod state;
 pub mod time;
 pub mod token;
 pub mod webhook;
-
-mod fresh;
 
 pub use host::{Host, embedded_app_url};
 pub use ids::{InvalidId, ResourceId};
