@@ -1,0 +1,12 @@
+//! Every end-to-end test in one binary, so that it links once.
+
+#[path = "e2e/gateway.rs"]
+mod gateway;
+#[path = "e2e/lambda.rs"]
+mod lambda;
+#[path = "e2e/persistence.rs"]
+mod persistence;
+#[path = "e2e/queues.rs"]
+mod queues;
+#[path = "e2e/smoke.rs"]
+mod smoke;
