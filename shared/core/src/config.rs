@@ -632,7 +632,7 @@ impl FrontSettings {
     /// `{browser}/{host}/{path}`.
     pub fn page(&self, https: &str) -> String {
         match (&self.browser, https.strip_prefix("https://")) {
-            (Some(origin), Some(rest)) => format!("{origin}/{rest}"),
+            (Some(origin), Some(rest)) => format!("{}/{rest}", origin.as_str()),
             _ => https.to_owned(),
         }
     }
