@@ -68,14 +68,14 @@ impl Purpose {
 /// A cookie's name and where it holds. Setting and clearing come from the same definition, since a browser only clears a
 /// cookie whose path is the one that it was set with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cookie {
+pub struct Cookie<'c> {
     /// With the prefix `__Host-` the browser insists on `Secure`, `Path=/` and no `Domain`: no other host can set it.
-    pub name: &'static str,
+    pub name: &'c str,
     /// The path.
-    pub path: &'static str,
+    pub path: &'c str,
 }
 
-impl Cookie {
+impl Cookie<'_> {
     /// The `Set-Cookie` value. `HttpOnly`: no script reads it. `Lax`: it comes along when Shopify sends the browser back.
     pub fn set(&self, value: &str, max_age_secs: u32) -> String {
         let Self { name, path } = self;

@@ -10,11 +10,11 @@ use crate::secret::{ClientSecrets, Generation, SecretString};
 use crate::shop::ShopDomain;
 use crate::time::Timestamp;
 
-/// The longest login, in seconds: a day, as long as Shopify's online tokens live.
-pub const MAX_AGE_SECS: u32 = 86_400;
+/// The longest login, in seconds: thirty days. A login that comes from an online token ends with it, after a day.
+pub const MAX_AGE_SECS: u32 = 30 * 86_400;
 
 /// The cookie.
-pub const COOKIE: Cookie = Cookie { name: "__Host-gatehouse_login", path: "/" };
+pub const COOKIE: Cookie<'static> = Cookie { name: "__Host-gatehouse_login", path: "/" };
 
 const LOGIN: Purpose = Purpose::new("gatehouse/login-cookie/v1");
 const CSRF: Purpose = Purpose::new("gatehouse/csrf-token/v1");

@@ -19,7 +19,7 @@ use crate::time::Timestamp;
 pub const MAX_AGE_SECS: u32 = 600;
 
 /// The cookie.
-pub const COOKIE: Cookie = Cookie { name: "__Host-gatehouse_state", path: "/" };
+pub const COOKIE: Cookie<'static> = Cookie { name: "__Host-gatehouse_state", path: "/" };
 
 const PURPOSE: Purpose = Purpose::new("gatehouse/state-cookie/v1");
 
