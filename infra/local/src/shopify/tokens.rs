@@ -174,19 +174,12 @@ impl Book {
     /// The refresh grant, with the recovery window of 2026-08-28: a used refresh token works again until the earliest of
     /// its replacement's first use, another acquisition, 30 days after its first use, and its own expiry. A second use
     /// retires the first replacement (harsh reading: only one refreshable token exists). The old access token lives on.
-    pub(super) fn refresh(
-        &mut self,
-        token: &str,
-        scopes: &[String],
-        secret: u32,
-        now: i64,
-    ) -> Result<Issued, Refused> {
-        let position = self
+    pub(super) fn refresh(&mut self, token: &str, scopes: &[String], secret: u32, now: i64) -> Result<Issued, Refused> {
+        let used = self
             .refresh
             .iter()
-            .position(|known| sign::same(known.token.as_bytes(), token.as_bytes()))
+            .find(|known| sign::same(known.token.as_bytes(), token.as_bytes()))
             .ok_or(Refused::NotActive)?;
-        let used = &self.refresh[position];
         let recovery_over = used.first_used_at.is_some_and(|first| now >= first + RECOVERY);
         if used.dead.is_some() || now >= used.expires_at || recovery_over {
             return Err(Refused::NotActive);
@@ -206,9 +199,11 @@ impl Book {
             migration.over = true;
         }
         let issued = self.mint_pair(scopes, secret, now);
-        let used = &mut self.refresh[position];
-        used.first_used_at.get_or_insert(now);
-        used.replacement = issued.refresh.as_ref().map(|(token, _)| token.clone());
+        // By name again: minting may have dropped long-dead neighbours.
+        if let Some(used) = self.refresh.iter_mut().find(|known| known.token == token) {
+            used.first_used_at.get_or_insert(now);
+            used.replacement = issued.refresh.as_ref().map(|(token, _)| token.clone());
+        }
         Ok(issued)
     }
 
@@ -361,51 +356,44 @@ mod tests {
     fn refresh_tokens_rotate_retire_and_recover() {
         use Step::*;
         let stories: Vec<(&str, Vec<Step>)> = vec![
-            ("each refresh gives the next", vec![Acquire("a"), Refresh("a", "b"), Refresh("b", "c"), Refresh("c", "d")]),
-            ("a used token works until its replacement is used", vec![
-                Acquire("a"),
-                Refresh("a", "b"),
-                Refresh("a", "c"),
-                Refresh("c", "d"),
-                Refused("a"),
-            ]),
-            ("a second use retires the first replacement", vec![
-                Acquire("a"),
-                Refresh("a", "b"),
-                Refresh("a", "c"),
-                Refused("b"),
-                Refresh("c", "d"),
-            ]),
+            (
+                "each refresh gives the next",
+                vec![Acquire("a"), Refresh("a", "b"), Refresh("b", "c"), Refresh("c", "d")],
+            ),
+            (
+                "a used token works until its replacement is used",
+                vec![Acquire("a"), Refresh("a", "b"), Refresh("a", "c"), Refresh("c", "d"), Refused("a")],
+            ),
+            (
+                "a second use retires the first replacement",
+                vec![Acquire("a"), Refresh("a", "b"), Refresh("a", "c"), Refused("b"), Refresh("c", "d")],
+            ),
             ("its replacement was used", vec![Acquire("a"), Refresh("a", "b"), Refresh("b", "c"), Refused("a")]),
-            ("another grant retires both", vec![
-                Acquire("a"),
-                Refresh("a", "b"),
-                Acquire("x"),
-                Refused("a"),
-                Refused("b"),
-                Refresh("x", "y"),
-            ]),
+            (
+                "another grant retires both",
+                vec![Acquire("a"), Refresh("a", "b"), Acquire("x"), Refused("a"), Refused("b"), Refresh("x", "y")],
+            ),
             ("a permanent token retires them too", vec![Acquire("a"), Permanent, Refused("a")]),
             ("29 days after its first use", vec![Acquire("a"), Refresh("a", "b"), Wait(29 * DAY), Refresh("a", "c")]),
             ("30 days after its first use", vec![Acquire("a"), Refresh("a", "b"), Wait(30 * DAY), Refused("a")]),
-            ("the recovery does not start again", vec![
-                Acquire("a"),
-                Refresh("a", "b"),
-                Wait(20 * DAY),
-                Refresh("a", "c"),
-                Wait(10 * DAY),
-                Refused("a"),
-                Refresh("c", "d"),
-            ]),
+            (
+                "the recovery does not start again",
+                vec![
+                    Acquire("a"),
+                    Refresh("a", "b"),
+                    Wait(20 * DAY),
+                    Refresh("a", "c"),
+                    Wait(10 * DAY),
+                    Refused("a"),
+                    Refresh("c", "d"),
+                ],
+            ),
             ("its own 90 days", vec![Acquire("a"), Wait(REFRESH_LIFE - 1), Refresh("a", "b"), Wait(1), Refused("a")]),
             ("90 days of silence", vec![Acquire("a"), Wait(REFRESH_LIFE), Refused("a")]),
-            ("the 90 days roll", vec![
-                Acquire("a"),
-                Wait(80 * DAY),
-                Refresh("a", "b"),
-                Wait(80 * DAY),
-                Refresh("b", "c"),
-            ]),
+            (
+                "the 90 days roll",
+                vec![Acquire("a"), Wait(80 * DAY), Refresh("a", "b"), Wait(80 * DAY), Refresh("b", "c")],
+            ),
             ("uninstalled", vec![Acquire("a"), Uninstall, Refused("a")]),
             ("its secret was revoked", vec![Acquire("a"), Revoke(1), Refused("a")]),
             ("another secret was revoked", vec![Acquire("a"), Revoke(2), Refresh("a", "b")]),

@@ -1,0 +1,391 @@
+//! A small OpenID provider for the storefront log-in: discovery, authorization code with PKCE and nonce, RS256 keys, and at
+//! `/line` a second issuer that behaves as LINE does (HS256 with the channel secret, no `email_verified`). It must refuse
+//! what a careful provider refuses, so that a careless client is found out.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use aws_lc_rs::rsa::{KeyPair, KeySize};
+use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256};
+use axum::response::Response;
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use http::{Method, StatusCode, header};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::{Call, Standin, as_json, escape, field, html, not_found, redirect, sign, text};
+
+/// The client that the log-in function is registered as, at both issuers.
+pub(super) const CLIENT_ID: &str = "storefront-login";
+/// Milliseconds that a code lives.
+const CODE_LIFE: i64 = 60_000;
+
+/// Who can log in: subject, name, e-mail, and whether it is verified.
+const USERS: [(&str, &str, Option<&str>, bool); 4] = [
+    ("u-1001", "Verified Visitor", Some("visitor@example.com"), true),
+    ("u-1002", "Unverified Visitor", Some("unverified@example.com"), false),
+    ("u-1003", "Visitor without e-mail", None, false),
+    ("u-1004", "Aoi, a customer of the store", Some("aoi@example.com"), true),
+];
+
+struct Authorization {
+    line: bool,
+    redirect_uri: String,
+    state: String,
+    nonce: Option<String>,
+    challenge: Option<String>,
+    user: Option<usize>,
+    at: i64,
+}
+
+struct Keys {
+    id: String,
+    pair: KeyPair,
+}
+
+#[derive(Default)]
+struct Held {
+    keys: Option<Keys>,
+    secret: String,
+    waiting: HashMap<String, Authorization>,
+    codes: HashMap<String, Authorization>,
+}
+
+/// The provider's memory.
+#[derive(Default)]
+pub(super) struct Provider(Mutex<Held>);
+
+impl Provider {
+    fn with<T>(&self, work: impl FnOnce(&mut Held) -> T) -> T {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.secret.is_empty() {
+            held.secret = sign::random_hex(16);
+        }
+        work(&mut held)
+    }
+}
+
+impl Held {
+    /// The signing key, made when it is first needed.
+    fn keys(&mut self) -> &Keys {
+        self.keys.get_or_insert_with(|| Keys {
+            id: sign::random_hex(4),
+            pair: KeyPair::generate(KeySize::Rsa2048).expect("RSA keys can be made on every supported machine"),
+        })
+    }
+}
+
+impl Standin {
+    /// The client id and secret of the log-in function at the OpenID provider.
+    pub fn oidc_client(&self) -> (String, String) {
+        (CLIENT_ID.to_owned(), self.oidc.with(|held| held.secret.clone()))
+    }
+
+    /// Signs with another key from now on; the old one leaves the key set.
+    pub fn rotate_oidc_keys(&self) {
+        self.oidc.with(|held| held.keys = None);
+    }
+
+    pub(super) fn oidc(&self, call: &Call) -> Response {
+        let (line, path) = match call.path.strip_prefix("/line") {
+            Some(rest) => (true, rest),
+            None => (false, call.path.as_str()),
+        };
+        match (call.method.clone(), path) {
+            (Method::GET, "/.well-known/openid-configuration") => self.discovery(line),
+            (Method::GET, "/jwks") => self.jwks(line),
+            (Method::GET, "/authorize") => self.oidc_authorize(line, call),
+            (Method::POST, "/login") => self.oidc_login(line, call),
+            (Method::POST, "/token") => self.oidc_token(line, call),
+            (Method::GET, "/end_session") => self.oidc_end(call),
+            (_, "/authorize" | "/login" | "/token" | "/jwks") => {
+                text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
+            }
+            _ => not_found(),
+        }
+    }
+
+    fn oidc_issuer(&self, line: bool) -> String {
+        if line { format!("{}/line", self.issuer()) } else { self.issuer() }
+    }
+
+    fn discovery(&self, line: bool) -> Response {
+        let issuer = self.oidc_issuer(line);
+        let alg = if line { "HS256" } else { "RS256" };
+        as_json(
+            StatusCode::OK,
+            &json!({
+                "issuer": issuer,
+                "authorization_endpoint": format!("{issuer}/authorize"),
+                "token_endpoint": format!("{issuer}/token"),
+                "jwks_uri": format!("{issuer}/jwks"),
+                "end_session_endpoint": format!("{issuer}/end_session"),
+                "response_types_supported": ["code"],
+                "grant_types_supported": ["authorization_code"],
+                "subject_types_supported": ["public"],
+                "id_token_signing_alg_values_supported": [alg],
+                "scopes_supported": ["openid", "profile", "email"],
+                "code_challenge_methods_supported": ["S256"],
+                "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
+                "authorization_response_iss_parameter_supported": true,
+            }),
+        )
+    }
+
+    fn jwks(&self, line: bool) -> Response {
+        let keys = if line {
+            json!([])
+        } else {
+            self.oidc.with(|held| {
+                let keys = held.keys();
+                let (modulus, exponent) = components(keys.pair.public_key().as_ref()).unwrap_or_default();
+                json!([{
+                    "kty": "RSA", "use": "sig", "alg": "RS256", "kid": keys.id,
+                    "n": URL_SAFE_NO_PAD.encode(modulus), "e": URL_SAFE_NO_PAD.encode(exponent),
+                }])
+            })
+        };
+        as_json(StatusCode::OK, &json!({"keys": keys}))
+    }
+
+    fn oidc_authorize(&self, line: bool, call: &Call) -> Response {
+        let refuse = |why: &str| {
+            html(StatusCode::BAD_REQUEST, "Cannot log in", &format!("<h1>Cannot log in</h1><p>{}</p>", escape(why)))
+        };
+        if call.parameter("client_id") != Some(CLIENT_ID) {
+            return refuse("The client is unknown.");
+        }
+        let redirect_uri = call.parameter("redirect_uri").unwrap_or_default();
+        // Attack: a redirect to elsewhere takes the code away.
+        if redirect_uri != format!("{}/callback", self.config.addresses.sso) {
+            return refuse("The redirect_uri is not registered.");
+        }
+        let state = call.parameter("state").unwrap_or_default();
+        let back = |error: &str| {
+            let parameters = [("error".to_owned(), error.to_owned()), ("state".to_owned(), state.to_owned())];
+            redirect(&format!("{redirect_uri}?{}", sign::encode_query(&parameters)))
+        };
+        if call.parameter("response_type") != Some("code") {
+            return back("unsupported_response_type");
+        }
+        if !call.parameter("scope").is_some_and(|scope| scope.split(' ').any(|scope| scope == "openid")) {
+            return back("invalid_scope");
+        }
+        let challenge = call.parameter("code_challenge");
+        if challenge.is_some() && call.parameter("code_challenge_method") != Some("S256") {
+            return back("invalid_request");
+        }
+        let id = sign::random_hex(16);
+        let users: String = USERS
+            .iter()
+            .enumerate()
+            .map(|(number, (_, name, email, verified))| {
+                let note = match (email, verified) {
+                    (Some(email), true) => format!("{email}, verified"),
+                    (Some(email), false) => format!("{email}, not verified"),
+                    (None, _) => "no e-mail address".to_owned(),
+                };
+                format!(
+                    "<p><button name=\"user\" value=\"{number}\" id=\"user-{number}\">{}</button> {}</p>",
+                    escape(name),
+                    escape(&note)
+                )
+            })
+            .collect();
+        let prefix = if line { "/line" } else { "" };
+        let body = format!(
+            "<section class=\"card\"><p class=\"eyebrow\">OpenID provider</p><h1>Log in as</h1>\
+             <form method=\"post\" action=\"{prefix}/login\"><input type=\"hidden\" name=\"id\" value=\"{id}\">{users}\
+             <p><button name=\"user\" value=\"cancel\" id=\"cancel\">Cancel</button></p></form></section>"
+        );
+        let now = self.now();
+        self.oidc.with(|held| {
+            held.waiting.retain(|_, old| old.at + 600_000 > now);
+            held.waiting.insert(
+                id,
+                Authorization {
+                    line,
+                    redirect_uri: redirect_uri.to_owned(),
+                    state: state.to_owned(),
+                    nonce: call.parameter("nonce").map(str::to_owned),
+                    challenge: challenge.map(str::to_owned),
+                    user: None,
+                    at: now,
+                },
+            );
+        });
+        html(StatusCode::OK, "Log in", &body)
+    }
+
+    fn oidc_login(&self, line: bool, call: &Call) -> Response {
+        let form = call.form();
+        let user = field(&form, "user").and_then(|user| user.parse::<usize>().ok()).filter(|user| *user < USERS.len());
+        let issuer = self.oidc_issuer(line);
+        let now = self.now();
+        let target = self.oidc.with(|held| {
+            let mut waiting = held.waiting.remove(field(&form, "id")?)?;
+            let mut parameters = vec![("state".to_owned(), waiting.state.clone()), ("iss".to_owned(), issuer)];
+            let redirect_uri = waiting.redirect_uri.clone();
+            match user {
+                Some(user) => {
+                    let code = sign::random_hex(16);
+                    waiting.user = Some(user);
+                    waiting.at = now;
+                    held.codes.insert(code.clone(), waiting);
+                    parameters.push(("code".to_owned(), code));
+                }
+                None => parameters.push(("error".to_owned(), "access_denied".to_owned())),
+            }
+            Some(format!("{redirect_uri}?{}", sign::encode_query(&parameters)))
+        });
+        target.map_or_else(|| text(StatusCode::BAD_REQUEST, "This page is too old."), |target| redirect(&target))
+    }
+
+    fn oidc_token(&self, line: bool, call: &Call) -> Response {
+        let form = call.form();
+        let refuse = |status: StatusCode, error: &str| as_json(status, &json!({"error": error}));
+        let basic =
+            call.header(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Basic ")).and_then(|value| {
+                let text = String::from_utf8(STANDARD.decode(value).ok()?).ok()?;
+                let (id, secret) = text.split_once(':')?;
+                let decode = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
+                Some((decode(id), decode(secret)))
+            });
+        let given =
+            basic.or_else(|| Some((field(&form, "client_id")?.to_owned(), field(&form, "client_secret")?.to_owned())));
+        let issuer = self.oidc_issuer(line);
+        let now = self.now();
+        self.oidc.with(|held| {
+            let known = given
+                .is_some_and(|(id, secret)| id == CLIENT_ID && sign::same(secret.as_bytes(), held.secret.as_bytes()));
+            if !known {
+                return refuse(StatusCode::UNAUTHORIZED, "invalid_client");
+            }
+            if field(&form, "grant_type") != Some("authorization_code") {
+                return refuse(StatusCode::BAD_REQUEST, "unsupported_grant_type");
+            }
+            // Taken out first: a code is spent by any attempt to use it.
+            let code = field(&form, "code").and_then(|code| held.codes.remove(code));
+            let Some(code) = code.filter(|code| {
+                now < code.at + CODE_LIFE
+                    && code.line == line
+                    && field(&form, "redirect_uri") == Some(&code.redirect_uri)
+                    && code.challenge.as_ref().is_none_or(|challenge| {
+                        let verifier = field(&form, "code_verifier").unwrap_or_default();
+                        URL_SAFE_NO_PAD.encode(Sha256::digest(verifier.as_bytes())) == *challenge
+                    })
+            }) else {
+                return refuse(StatusCode::BAD_REQUEST, "invalid_grant");
+            };
+            let (subject, name, email, verified) = USERS[code.user.unwrap_or(0)];
+            let access_token = sign::random_hex(20);
+            let seconds = now / 1_000;
+            let mut claims = json!({
+                "iss": issuer,
+                "sub": subject,
+                "aud": CLIENT_ID,
+                "iat": seconds,
+                "exp": seconds + 3_600,
+                "auth_time": seconds,
+                "name": name,
+            });
+            if let Some(nonce) = &code.nonce {
+                claims["nonce"] = json!(nonce);
+            }
+            if let Some(email) = email {
+                claims["email"] = json!(email);
+                // LINE sends no such claim.
+                if !line {
+                    claims["email_verified"] = json!(verified);
+                }
+            }
+            let id_token = if line {
+                sign::jwt(&held.secret, "HS256", &claims)
+            } else {
+                let hash = Sha256::digest(access_token.as_bytes());
+                claims["at_hash"] = json!(URL_SAFE_NO_PAD.encode(&hash[..16]));
+                let Some(token) = rs256(held.keys(), &claims) else {
+                    return refuse(StatusCode::INTERNAL_SERVER_ERROR, "server_error");
+                };
+                token
+            };
+            as_json(
+                StatusCode::OK,
+                &json!({
+                    "access_token": access_token,
+                    "token_type": "Bearer",
+                    "expires_in": 3_600,
+                    "scope": "openid profile email",
+                    "id_token": id_token,
+                }),
+            )
+        })
+    }
+
+    fn oidc_end(&self, call: &Call) -> Response {
+        let target = call.parameter("post_logout_redirect_uri").unwrap_or_default();
+        let own = [&self.config.addresses.sso, &self.config.addresses.shopify];
+        // Attack: an open redirect. Back to the log-in function or a store, nowhere else.
+        if own.iter().any(|address| target == *address || target.starts_with(&format!("{address}/"))) {
+            let state = call.parameter("state").map(|state| ("state".to_owned(), state.to_owned()));
+            let query = sign::encode_query(&state.into_iter().collect::<Vec<_>>());
+            let join = if query.is_empty() { "" } else { "?" };
+            return redirect(&format!("{target}{join}{query}"));
+        }
+        html(StatusCode::OK, "Logged out", "<h1>You are logged out.</h1>")
+    }
+}
+
+fn rs256(keys: &Keys, claims: &Value) -> Option<String> {
+    let header = json!({"alg": "RS256", "typ": "JWT", "kid": keys.id});
+    let signed =
+        format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
+    let mut signature = vec![0; keys.pair.public_modulus_len()];
+    let random = aws_lc_rs::rand::SystemRandom::new();
+    keys.pair.sign(&RSA_PKCS1_SHA256, &random, signed.as_bytes(), &mut signature).ok()?;
+    Some(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
+}
+
+/// Modulus and exponent of a PKCS #1 public key: a DER sequence of two integers.
+fn components(der: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    fn item(tag: u8, der: &[u8]) -> Option<(&[u8], &[u8])> {
+        let (head, rest) = der.split_first_chunk::<2>()?;
+        if head[0] != tag {
+            return None;
+        }
+        let (length, rest) = match head[1] {
+            0x82 => {
+                let (length, rest) = rest.split_first_chunk::<2>()?;
+                (usize::from(u16::from_be_bytes(*length)), rest)
+            }
+            0x81 => (usize::from(*rest.first()?), rest.get(1..)?),
+            short => (usize::from(short), rest),
+        };
+        rest.split_at_checked(length)
+    }
+    let (sequence, _) = item(0x30, der)?;
+    let (modulus, rest) = item(0x02, sequence)?;
+    let (exponent, _) = item(0x02, rest)?;
+    let positive = |bytes: &[u8]| bytes.iter().copied().skip_while(|byte| *byte == 0).collect();
+    Some((positive(modulus), positive(exponent)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_set_verifies_what_the_provider_signs() {
+        let mut held = Held::default();
+        let keys = held.keys();
+        let (modulus, exponent) = components(keys.pair.public_key().as_ref()).unwrap();
+        assert_eq!((modulus.len(), exponent.as_slice()), (256, &[1u8, 0, 1][..]));
+        let token = rs256(keys, &json!({"sub": "u", "exp": 4_000_000_000u64, "aud": CLIENT_ID})).unwrap();
+        let key = jsonwebtoken::DecodingKey::from_rsa_raw_components(&modulus, &exponent);
+        let mut rules = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::RS256);
+        rules.set_audience(&[CLIENT_ID]);
+        let opened = jsonwebtoken::decode::<Value>(&token, &key, &rules).unwrap();
+        assert_eq!(opened.claims["sub"], "u");
+    }
+}
