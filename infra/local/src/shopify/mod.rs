@@ -2,6 +2,7 @@
 //! provider, with a page that drives them and JSON actions for scripts. It signs and checks with code of its own, never
 //! with `gatehouse-shopify`, and no page, event or log of it may show a token or a secret.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -58,6 +59,8 @@ pub struct Config {
     pub redirect_urls: Vec<String>,
     /// Demo shops (`{name}.myshopify.com`).
     pub shops: Vec<String>,
+    /// Multipass secrets by shop; a shop without one has no Multipass.
+    pub multipass: BTreeMap<String, String>,
     /// Where each part answers.
     pub addresses: crate::Addresses,
     /// Where the stand-in's own state is kept between runs, if anywhere.
@@ -69,14 +72,16 @@ impl Config {
     pub fn of(house: &House) -> Self {
         let shop = house.app.shop.as_str().to_owned();
         let callback = house.addresses.callback.clone();
+        let setting = |name: &str| house.settings.get(name).map(String::as_str);
         Self {
             client_id: house.app.client_id.clone(),
             client_secrets: vec![house.app.client_secret.expose().to_owned()],
             scopes: house.app.scopes.clone(),
-            optional_scopes: "write_orders,read_products".to_owned(),
-            managed_install: true,
-            embedded: true,
+            optional_scopes: setting("SHOPIFY_OPTIONAL_SCOPES").unwrap_or("write_customers,read_products").to_owned(),
+            managed_install: setting("INSTALL_FLOW") != Some("authorization_code"),
+            embedded: setting("APP_EMBEDDED") != Some("false"),
             redirect_urls: vec![format!("{callback}/"), callback],
+            multipass: BTreeMap::from([(shop.clone(), house.app.multipass_secret.expose().to_owned())]),
             shops: vec![shop, "hinode-books.myshopify.com".to_owned()],
             addresses: house.addresses.clone(),
             state_file: house.keep.as_ref().map(|directory| directory.join("shopify.json")),
@@ -122,21 +127,22 @@ impl Standin {
                     topics: webhooks::TOPICS.iter().map(|topic| (*topic).to_owned()).collect(),
                     deliver: true,
                 },
-                shops: std::collections::BTreeMap::new(),
-                consents: std::collections::BTreeMap::new(),
+                shops: BTreeMap::new(),
+                consents: BTreeMap::new(),
                 events: std::collections::VecDeque::new(),
                 next_event: 0,
                 deliveries: std::collections::VecDeque::new(),
                 next_delivery: 0,
                 faults: Vec::new(),
-                counters: std::collections::BTreeMap::new(),
+                counters: BTreeMap::new(),
                 clock_offset: 0,
                 dirty: true,
             }
         });
-        let now = wall_clock() + state.clock_offset;
+        let now = crate::now() + state.clock_offset;
         for (number, shop) in (1..).zip(&config.shops) {
-            state.shops.entry(shop.clone()).or_insert_with(|| state::Shop::demo(shop, number, now));
+            let known = state.shops.entry(shop.clone()).or_insert_with(|| state::Shop::demo(shop, number, now));
+            known.multipass = config.multipass.get(shop).cloned();
         }
         // Tried for Shopify's one second and five seconds in all; redirects count as failures.
         let client = reqwest::Client::builder()
@@ -193,14 +199,14 @@ impl Standin {
     pub fn advance(&self, by: Duration) {
         let mut state = self.lock();
         state.clock_offset += i64::try_from(by.as_millis()).unwrap_or(i64::MAX / 4);
-        let now = wall_clock() + state.clock_offset;
+        let now = crate::now() + state.clock_offset;
         state.record(now, None, "clock", format!("The clock was put forward by {} s", by.as_secs()), Value::Null);
     }
 
     /// The stand-in's time, in milliseconds since 1970.
     pub fn now(&self) -> i64 {
         let offset = self.lock().clock_offset;
-        wall_clock() + offset
+        crate::now() + offset
     }
 
     /// Unrevoked client secrets, newest first, as the functions must know them.
@@ -209,7 +215,7 @@ impl Standin {
     }
 
     /// Multipass secrets by shop, as the login function must know them.
-    pub fn multipass_secrets(&self) -> std::collections::BTreeMap<String, String> {
+    pub fn multipass_secrets(&self) -> BTreeMap<String, String> {
         let state = self.lock();
         let known = |shop: &state::Shop| Some((shop.domain.clone(), shop.multipass.clone()?));
         state.shops.values().filter_map(known).collect()
@@ -237,11 +243,7 @@ impl Standin {
             state.dirty = false;
             serde_json::to_vec(&*state)
         };
-        let temporary = path.with_extension("json.new");
-        let written = text
-            .map_err(std::io::Error::other)
-            .and_then(|text| write_private(&temporary, &text))
-            .and_then(|()| std::fs::rename(&temporary, path));
+        let written = text.map_err(std::io::Error::other).and_then(|text| crate::keep::write_private(path, &text));
         if let Err(error) = written {
             tracing::warn!(%error, "the stand-in for Shopify could not write its state");
         }
@@ -256,7 +258,7 @@ impl Standin {
     fn with_state<T>(&self, work: impl FnOnce(&mut State, i64) -> T) -> T {
         let mut state = self.lock();
         state.dirty = true;
-        let now = wall_clock() + state.clock_offset;
+        let now = crate::now() + state.clock_offset;
         work(&mut state, now)
     }
 
@@ -395,13 +397,6 @@ fn is_shop(name: &str) -> bool {
         })
 }
 
-fn wall_clock() -> i64 {
-    #[expect(clippy::disallowed_methods, reason = "the stand-in's clock: it starts from the wall and is put forward")]
-    let now = std::time::SystemTime::now();
-    let since = now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}
-
 fn read_state(path: &std::path::Path, config: &Config) -> Option<State> {
     let text = std::fs::read(path).ok()?;
     let mut state: State = match serde_json::from_slice(&text) {
@@ -421,16 +416,6 @@ fn read_state(path: &std::path::Path, config: &Config) -> Option<State> {
         }
     }
     Some(state)
-}
-
-/// Writes a file that only its owner may read: it holds the demo shops' tokens.
-fn write_private(path: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
-    use std::io::Write as _;
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)?.write_all(bytes)
 }
 
 fn escape(text: &str) -> String {
@@ -529,6 +514,7 @@ mod tests {
             embedded: true,
             redirect_urls: vec![at("callback")],
             shops: vec![SHOP.to_owned()],
+            multipass: BTreeMap::from([(SHOP.to_owned(), "multipass-secret".to_owned())]),
             addresses: crate::Addresses {
                 admin: at("admin"),
                 shopify: at("shopify"),

@@ -199,7 +199,7 @@ impl Shop {
             bucket: Bucket { maximum: 2_000.0, restore: 100.0, available: 2_000.0, at: now },
             customers: BTreeMap::new(),
             orders: BTreeMap::new(),
-            multipass: Some(sign::random_hex(16)),
+            multipass: None,
             multipass_used: BTreeSet::new(),
             sessions: BTreeMap::new(),
             next_id: base + 1_000,
