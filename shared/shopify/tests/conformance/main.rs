@@ -1,0 +1,16 @@
+//! The conformance cases of `tests/cases`, one module a file, every case run by its id.
+//!
+//! A module reads what a case says and never which case it is, so that cases can be added to the files. What it does not
+//! understand fails. Cases that are decided otherwise stand in [`policy`].
+
+mod app_surfaces;
+mod compliance;
+mod hmac_app_proxy;
+mod hmac_oauth;
+mod hmac_webhook;
+mod host_param;
+mod policy;
+mod redirects_csp;
+mod scopes;
+mod shop_domains;
+mod support;
