@@ -1,8 +1,8 @@
 //! Shopify's wire protocol and nothing else: what an app must check, send and understand.
 //!
 //! Everything here is pure. Bytes, secrets and a clock go in; values come out. No I/O, no async, no global state, no
-//! logging: a caller decides what to do with a refusal, and each refusal has a stable code (the `code`
-//! methods of the error enums).
+//! logging: a caller decides what to do with a refusal, and each refusal has a stable code (the `code` methods of the
+//! error enums).
 //!
 //! It must never: read the clock, read the environment, open a connection, or make a [`ShopDomain`] from anything but its
 //! one parser.
