@@ -21,12 +21,18 @@ const VAULT: &[&str] = &["TABLE_NAME", "KMS_KEY_ID"];
 const QUEUES: &[&str] = &["PRIVACY_QUEUE_URL", "EVENTS_QUEUE_URL"];
 const BUCKET: &[&str] = &["BUCKET"];
 const LAUNCH: &[&str] = &["INSTALL_FLOW", "APP_EMBEDDED", "APP_URL", "CALLBACK_URL", "API_URL", "SSO_URL"];
+const FRONT: &[&str] = &["SHOPIFY_BROWSER_URL", "APP_BRIDGE_URL"];
 
 const HTTP: Duration = Duration::from_secs(30);
 const JOB: Duration = Duration::from_secs(300);
 
 const TEMPLATES: [Template; 7] = [
-    Template { name: "install", timeout: HTTP, memory_mb: 512, settings: &[BASE, APP, SCOPES, SHOPIFY, VAULT, LAUNCH] },
+    Template {
+        name: "install",
+        timeout: HTTP,
+        memory_mb: 512,
+        settings: &[BASE, APP, SCOPES, SHOPIFY, VAULT, LAUNCH, FRONT],
+    },
     Template {
         name: "callback",
         timeout: HTTP,
@@ -37,22 +43,22 @@ const TEMPLATES: [Template; 7] = [
         name: "api",
         timeout: HTTP,
         memory_mb: 512,
-        settings: &[BASE, APP, SCOPES, SHOPIFY, VAULT, QUEUES, BUCKET, LAUNCH],
+        settings: &[BASE, APP, SCOPES, SHOPIFY, VAULT, QUEUES, BUCKET, LAUNCH, FRONT],
     },
     Template { name: "webhook", timeout: HTTP, memory_mb: 256, settings: &[BASE, APP, QUEUES, BUCKET] },
     Template {
         name: "worker",
         timeout: JOB,
         memory_mb: 512,
-        settings: &[BASE, APP, SCOPES, SHOPIFY, VAULT, QUEUES, BUCKET, LAUNCH],
+        settings: &[BASE, APP, SCOPES, SHOPIFY, VAULT, QUEUES, BUCKET, LAUNCH, FRONT],
     },
     Template {
         name: "keeper",
         timeout: JOB,
         memory_mb: 512,
-        settings: &[BASE, APP, SCOPES, SHOPIFY, VAULT, QUEUES, BUCKET, LAUNCH],
+        settings: &[BASE, APP, SCOPES, SHOPIFY, VAULT, QUEUES, BUCKET, LAUNCH, FRONT],
     },
-    Template { name: "sso", timeout: HTTP, memory_mb: 256, settings: &[BASE, APP, VAULT, LAUNCH] },
+    Template { name: "sso", timeout: HTTP, memory_mb: 256, settings: &[BASE, APP, VAULT, LAUNCH, FRONT] },
 ];
 
 /// The names of all functions; each is its package's and its binary's name too.

@@ -395,8 +395,13 @@ struct Api {
     name: String,
     offer: Mutex<Option<Offer>>,
     offered: Notify,
-    current: Mutex<Option<(String, oneshot::Sender<Result<Bytes, InvokeError>>)>>,
+    current: Mutex<Option<Current>>,
     last: Mutex<Option<String>>,
+}
+
+struct Current {
+    id: String,
+    reply: oneshot::Sender<Result<Bytes, InvokeError>>,
 }
 
 struct Offer {
@@ -417,8 +422,8 @@ impl Api {
             return self.next().await;
         }
         let Ok(body) = Limited::new(request.into_body(), PAYLOAD_LIMIT + 1).collect().await else {
-            if let Some((_, reply)) = lock(&self.current).take() {
-                reply.send(Err(InvokeError::AnswerTooLarge)).ok();
+            if let Some(current) = lock(&self.current).take() {
+                current.reply.send(Err(InvokeError::AnswerTooLarge)).ok();
             }
             return refusal(413, "RequestEntityTooLarge");
         };
@@ -440,10 +445,10 @@ impl Api {
             "error" => Err(function_error(&body)),
             _ => return net::text(404, "not part of the Runtime API"),
         };
-        let current = lock(&self.current).take_if(|(current, _)| current == id);
-        let Some((_, reply)) = current else { return refusal(400, "InvalidRequestID") };
+        let current = lock(&self.current).take_if(|current| current.id == id);
+        let Some(current) = current else { return refusal(400, "InvalidRequestID") };
         let too_large = matches!(result, Err(InvokeError::AnswerTooLarge));
-        reply.send(result).ok();
+        current.reply.send(result).ok();
         if too_large { refusal(413, "RequestEntityTooLarge") } else { accepted() }
     }
 
@@ -455,7 +460,7 @@ impl Api {
             self.offered.notified().await;
         };
         *lock(&self.last) = Some(offer.id.clone());
-        *lock(&self.current) = Some((offer.id.clone(), offer.reply));
+        *lock(&self.current) = Some(Current { id: offer.id.clone(), reply: offer.reply });
         offer.taken.send(()).ok();
         let deadline = now() + i64::try_from(offer.timeout.as_millis()).unwrap_or(i64::MAX / 2);
         let arn = format!("arn:aws:lambda:{REGION}:{ACCOUNT}:function:{}", self.name);

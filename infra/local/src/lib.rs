@@ -20,6 +20,7 @@ pub mod binaries;
 pub mod esm;
 pub mod functions;
 pub mod gateway;
+mod inspect;
 mod keep;
 pub mod lambda;
 mod net;
@@ -210,7 +211,7 @@ impl Local {
         let directory = binaries::directory()?;
         let binary = |name: &str| match options.binaries.get(name) {
             Some(path) => path.as_path().into(),
-            None => directory.join(format!("{name}{}", std::env::consts::EXE_SUFFIX)).into_boxed_path(),
+            None => binaries::binary(&directory, name).into_boxed_path(),
         };
         let mut specs = functions::specs(&settings, binary, options.processes);
         for spec in &mut specs {
@@ -279,6 +280,19 @@ impl Local {
     /// The stand-in for Shopify.
     pub fn shopify(&self) -> &Arc<shopify::Standin> {
         &self.shopify
+    }
+
+    /// Puts the client secrets, newest first, where the functions read them: what an operator does in a rotation.
+    ///
+    /// # Errors
+    /// [`Refused`] when Secrets Manager does not take them (a fault, most likely).
+    pub async fn publish_secrets(&self, secrets: &[String]) -> Result<(), Refused> {
+        publish_secrets(&self.aws, secrets).await
+    }
+
+    /// What the system holds of a shop, as the stand-in's page shows it: nothing sealed is opened.
+    pub async fn inspect(&self, shop: &str) -> Value {
+        inspect::shop(Arc::downgrade(&self.aws), Arc::downgrade(&self.lambda), shop.to_owned()).await
     }
 
     /// Sends the keeper a task now, as the schedule would.
@@ -371,26 +385,22 @@ fn claim(directory: &Path) -> Result<std::fs::File, StartError> {
 
 /// Makes what the template makes, where it is not there yet.
 async fn furnish(aws: &Aws, identity: &Identity) -> Result<(), StartError> {
+    let schema = gatehouse_core::store::schema();
+    let key = |hash: &str, range: &str| json!([{ "AttributeName": hash, "KeyType": "HASH" }, { "AttributeName": range, "KeyType": "RANGE" }]);
     let table = json!({
         "TableName": TABLE,
         "BillingMode": "PAY_PER_REQUEST",
         "AttributeDefinitions": [
-            { "AttributeName": "pk", "AttributeType": "S" },
-            { "AttributeName": "sk", "AttributeType": "S" },
-            { "AttributeName": "due_shard", "AttributeType": "S" },
-            { "AttributeName": "due_at", "AttributeType": "N" },
+            { "AttributeName": schema.partition_key, "AttributeType": "S" },
+            { "AttributeName": schema.sort_key, "AttributeType": "S" },
+            { "AttributeName": schema.index.partition_key, "AttributeType": "S" },
+            { "AttributeName": schema.index.sort_key, "AttributeType": "N" },
         ],
-        "KeySchema": [
-            { "AttributeName": "pk", "KeyType": "HASH" },
-            { "AttributeName": "sk", "KeyType": "RANGE" },
-        ],
+        "KeySchema": key(schema.partition_key, schema.sort_key),
         "GlobalSecondaryIndexes": [{
-            "IndexName": "due",
-            "KeySchema": [
-                { "AttributeName": "due_shard", "KeyType": "HASH" },
-                { "AttributeName": "due_at", "KeyType": "RANGE" },
-            ],
-            "Projection": { "ProjectionType": "INCLUDE", "NonKeyAttributes": ["shop"] },
+            "IndexName": schema.index.name,
+            "KeySchema": key(schema.index.partition_key, schema.index.sort_key),
+            "Projection": { "ProjectionType": "INCLUDE", "NonKeyAttributes": schema.index.include },
         }],
     });
     match aws.call("dynamodb", "CreateTable", &table).await {
@@ -398,7 +408,7 @@ async fn furnish(aws: &Aws, identity: &Identity) -> Result<(), StartError> {
         made => {
             made?;
             let ttl = json!({ "TableName": TABLE, "TimeToLiveSpecification": {
-                "AttributeName": "expires_at", "Enabled": true,
+                "AttributeName": schema.ttl, "Enabled": true,
             }});
             aws.call("dynamodb", "UpdateTimeToLive", &ttl).await?;
         }
@@ -435,6 +445,18 @@ async fn furnish(aws: &Aws, identity: &Identity) -> Result<(), StartError> {
     Ok(())
 }
 
+/// Puts the client secrets, newest first, where the functions read them: what an operator does in a rotation.
+async fn publish_secrets(aws: &Aws, secrets: &[String]) -> Result<(), Refused> {
+    let held = aws.call("secretsmanager", "GetSecretValue", &json!({ "SecretId": SECRET })).await?;
+    let text = held["SecretString"].as_str().unwrap_or_default();
+    let mut value: Value = serde_json::from_str(text).unwrap_or_else(|_| json!({}));
+    let (current, previous) = secrets.split_first().map_or((None, secrets), |(first, rest)| (Some(first), rest));
+    value["client_secret"] = json!(current);
+    value["previous_client_secrets"] = json!(previous);
+    let input = json!({ "SecretId": SECRET, "SecretString": value.to_string() });
+    aws.call("secretsmanager", "PutSecretValue", &input).await.map(drop)
+}
+
 /// Every setting that the template would give.
 fn settings(addresses: &Addresses, identity: &Identity, port: u16) -> BTreeMap<String, String> {
     [
@@ -456,6 +478,8 @@ fn settings(addresses: &Addresses, identity: &Identity, port: u16) -> BTreeMap<S
         ("BUCKET", BUCKET.to_owned()),
         ("LOG_LEVEL", "info".to_owned()),
         ("AWS_ENDPOINT_URL", addresses.aws.clone()),
+        ("SHOPIFY_BROWSER_URL", addresses.shopify.clone()),
+        ("APP_BRIDGE_URL", format!("{}/shopifycloud/app-bridge.js", addresses.admin)),
         ("SHOPIFY_ENDPOINT_URL", format!("http://127.0.0.1:{port}")),
     ]
     .into_iter()
