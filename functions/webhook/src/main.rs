@@ -1,3 +1,5 @@
 //! Starts the `webhook` function, nothing else.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    gatehouse_core::runtime::start("webhook", webhook::start)
+}

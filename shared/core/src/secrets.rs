@@ -40,34 +40,28 @@ impl AppSecrets {
     /// # Errors
     /// [`SecretsError::Malformed`] with what is wrong, without the text.
     pub fn parse(json: &str) -> Result<Self, SecretsError> {
-        #[derive(Deserialize)]
-        struct Stored<'a> {
-            client_secret: SecretString,
-            #[serde(default)]
-            previous_client_secrets: Vec<SecretString>,
-            #[serde(default)]
-            multipass: BTreeMap<String, SecretString>,
-            #[serde(flatten, borrow)]
-            other: BTreeMap<String, &'a RawValue>,
-        }
         if json.len() > MAX_SECRET {
             return Err(SecretsError::Malformed("it is too large"));
         }
-        // serde_json's errors can quote the text.
-        let stored: Stored<'_> = serde_json::from_str(json).map_err(|_| {
-            SecretsError::Malformed("it must be a JSON object with the string `client_secret` and lists as documented")
-        })?;
-        let client = ClientSecrets::new(stored.client_secret, stored.previous_client_secrets)
-            .ok_or(SecretsError::Malformed("a client secret is empty, or there are too many"))?;
+        let mut members: BTreeMap<String, &RawValue> =
+            serde_json::from_str(json).map_err(|_| SecretsError::Malformed("it must be a JSON object"))?;
+        let client_secret: SecretString =
+            member(&mut members, "client_secret", "`client_secret` must be a string")?.unwrap_or_else(|| "".into());
+        let previous: Option<Vec<SecretString>> =
+            member(&mut members, "previous_client_secrets", "`previous_client_secrets` must be a list of strings")?;
+        let stored: Option<BTreeMap<String, SecretString>> =
+            member(&mut members, "multipass", "`multipass` must map shops to strings")?;
+        let client = ClientSecrets::new(client_secret, previous.unwrap_or_default())
+            .ok_or(SecretsError::Malformed("a client secret is missing or empty, or there are too many"))?;
         let mut multipass = BTreeMap::new();
-        for (shop, secret) in stored.multipass {
+        for (shop, secret) in stored.unwrap_or_default() {
             let shop = ShopDomain::parse(&shop).map_err(|_| SecretsError::Malformed("`multipass` names no shop"))?;
             if secret.is_empty() {
                 return Err(SecretsError::Malformed("a Multipass secret is empty"));
             }
             multipass.insert(shop, secret);
         }
-        let named = stored.other.into_iter().filter_map(|(name, value)| {
+        let named = members.into_iter().filter_map(|(name, value)| {
             serde_json::from_str::<SecretString>(value.get())
                 .ok()
                 .filter(|s| !s.is_empty())
@@ -90,6 +84,16 @@ impl AppSecrets {
     pub fn named(&self, name: &str) -> Option<&SecretString> {
         self.named.get(name)
     }
+}
+
+/// Takes one member out. serde_json's own errors can quote the text, so they end here.
+fn member<'a, T: Deserialize<'a>>(
+    members: &mut BTreeMap<String, &'a RawValue>,
+    name: &str,
+    rule: &'static str,
+) -> Result<Option<T>, SecretsError> {
+    let value = members.remove(name).map(|value| serde_json::from_str(value.get()));
+    value.transpose().map_err(|_| SecretsError::Malformed(rule))
 }
 
 /// The secrets cannot be had.
