@@ -3,6 +3,8 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use gatehouse_shopify::id_token::{self, Claims};
+use gatehouse_shopify::multipass::{self, Customer, EmailProof, MultipassSecret, VerifiedEmail};
 use gatehouse_shopify::oauth::{self, Form};
 use gatehouse_shopify::signed_body::Headers;
 use gatehouse_shopify::{ClientSecrets, Query, ShopDomain, Timestamp, app_proxy, webhook};
@@ -66,5 +68,28 @@ fn proxied(c: &mut Criterion) {
     c.bench_function("app proxy", |b| b.iter(|| app_proxy::verify(black_box(&raw), &secrets, NOW).is_ok()));
 }
 
-criterion_group!(benches, launch, webhooks, proxied);
+fn id_tokens(c: &mut Criterion) {
+    let shop = ShopDomain::parse("example.myshopify.com").expect("a shop's domain");
+    let claims = Claims::admin(&shop, "client-id", 42, "f8912129-1af6-4cad-9ca3-76b0f7621087", NOW);
+    let token = claims.sign(&SECRET.into());
+    let secrets = secrets();
+    let verify = |secrets: &ClientSecrets| id_token::verify_admin(black_box(token.expose()), "client-id", secrets, NOW);
+    c.bench_function("ID token", |b| b.iter(|| verify(&secrets).is_ok()));
+    let rotated = ClientSecrets::new("new".into(), vec!["newer".into()]).expect("secrets that are not empty");
+    c.bench_function("ID token, forged", |b| b.iter(|| verify(&rotated).is_err()));
+}
+
+fn multipass(c: &mut Criterion) {
+    let secret = MultipassSecret::new(SECRET.into()).expect("a secret that is not empty");
+    let email = VerifiedEmail::new("bob@example.com", EmailProof::Verified).expect("an address");
+    let customer = Customer::new(email).with_identifier("https://login.example.com|42").expect("an identifier");
+    c.bench_function("Multipass, make", |b| {
+        b.iter(|| multipass::make(&secret, black_box([7; 16]), &customer, NOW).expose().len());
+    });
+    let token = multipass::make(&secret, [7; 16], &customer, NOW);
+    let secrets = [secret];
+    c.bench_function("Multipass, open", |b| b.iter(|| multipass::open(&secrets, black_box(token.expose())).is_ok()));
+}
+
+criterion_group!(benches, launch, webhooks, proxied, id_tokens, multipass);
 criterion_main!(benches);

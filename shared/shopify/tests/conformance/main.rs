@@ -5,12 +5,18 @@
 
 mod app_surfaces;
 mod compliance;
+mod cookies;
 mod hmac_app_proxy;
 mod hmac_oauth;
 mod hmac_webhook;
 mod host_param;
+mod multipass;
+mod oauth_begin;
+mod oauth_callback;
 mod policy;
 mod redirects_csp;
 mod scopes;
+mod session_tokens;
 mod shop_domains;
 mod support;
+mod token_endpoint;

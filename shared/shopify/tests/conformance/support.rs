@@ -142,10 +142,24 @@ pub(crate) fn verdict<T>(case: &Case, got: &Result<T, &str>) -> Result<(), Failu
     }
 }
 
+/// Compares a refusal's code with `expect.reason`, where there is one.
+pub(crate) fn reason(case: &Case, code: &str) -> Result<(), Failure> {
+    match &case.expect["reason"] {
+        Value::Null => Ok(()),
+        Value::String(reason) => same("reason", code, alias(reason)),
+        other => Err(unknown(format!("expect.reason is {other}"))),
+    }
+}
+
 /// Other names of the same refusal in the case files.
 fn alias(reason: &str) -> &str {
     match reason {
         "empty_body" => "missing_body",
+        "wrong_audience" | "invalid_audience" => "audience_mismatch",
+        "issued_in_future" => "not_yet_valid",
+        "rate_limited" | "rate_limit_exceeded" | "too_many_requests" => "throttled",
+        "missing_expires_in" | "missing_refresh_token" => "incomplete_answer",
+        "code_already_used" | "code_used" => "invalid_code",
         other => other,
     }
 }
