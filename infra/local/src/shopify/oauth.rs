@@ -487,3 +487,183 @@ fn consent_page(state: &mut State, consent: Consent, call: &Call, now: i64) -> R
     state.consents.insert(id, consent);
     html(StatusCode::OK, "Install Gatehouse", &body)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use axum::extract::Request;
+
+    use super::super::tests::{SHOP, send, standin};
+    use super::*;
+
+    async fn ask(standin: &Arc<Standin>, fields: Value) -> (u16, Value) {
+        let mut form = json!({"client_id": "api-key", "client_secret": "hush"});
+        form.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        let request = Request::post("/admin/oauth/access_token")
+            .header("host", SHOP)
+            .header("content-type", "application/json")
+            .header("accept", "application/json");
+        let (status, _, body) = send(standin, request, &form.to_string()).await;
+        (status, serde_json::from_str(&body).unwrap())
+    }
+
+    fn exchange(id_token: &str) -> Value {
+        json!({
+            "grant_type": TOKEN_EXCHANGE, "subject_token": id_token, "subject_token_type": ID_TOKEN_TYPE,
+            "requested_token_type": OFFLINE_TYPE, "expiring": "1",
+        })
+    }
+
+    async fn id_token(standin: &Arc<Standin>, input: Value) -> String {
+        standin.act("id_token", &input).await.unwrap()["id_token"].as_str().unwrap().to_owned()
+    }
+
+    #[tokio::test]
+    async fn an_expiring_pair_for_a_fresh_id_token_only() {
+        let standin = standin();
+        let (status, body) = ask(&standin, exchange(&id_token(&standin, json!({})).await)).await;
+        assert_eq!(
+            (status, &body["expires_in"], &body["refresh_token_expires_in"]),
+            (200, &json!(3600), &json!(7_776_000))
+        );
+        assert_eq!(body["scope"], "write_customers,read_orders");
+        for (bad, input) in [
+            ("stale", json!({"age": 60})),
+            ("early", json!({"age": -5})),
+            ("audience", json!({"audience": "other"})),
+            ("secret", json!({"secret": "other"})),
+            ("none", json!({"alg": "none"})),
+            ("HS512", json!({"alg": "HS512"})),
+            ("checkout", json!({"kind": "checkout"})),
+        ] {
+            let (status, body) = ask(&standin, exchange(&id_token(&standin, input).await)).await;
+            assert_eq!((status, &body["error"]), (400, &json!("invalid_subject_token")), "{bad}");
+        }
+        let token = id_token(&standin, json!({})).await;
+        standin.act("uninstall", &json!({"wait": false})).await.unwrap();
+        assert_eq!(ask(&standin, exchange(&token)).await.1["error"], "invalid_subject_token");
+    }
+
+    #[tokio::test]
+    async fn each_wrong_request_has_its_error() {
+        let standin = standin();
+        let refresh = json!({"grant_type": "refresh_token", "refresh_token": "shprt_unknown"});
+        let (status, body) = ask(&standin, refresh).await;
+        assert_eq!((status, &body["error"]), (401, &json!("invalid_request")));
+        assert_eq!(body["error_description"], "This request requires an active refresh_token");
+        for (fields, status, error) in [
+            (json!({"code": "unknown"}), 400, "invalid_request"),
+            (json!({}), 400, "invalid_request"),
+            (json!({"code": "x", "client_id": "other"}), 400, "application_cannot_be_found"),
+            (json!({"code": "x", "client_secret": "other"}), 401, "invalid_client"),
+            (json!({"grant_type": "refresh_token", "client_secret": "other"}), 403, "invalid_client"),
+            (json!({"grant_type": "password"}), 400, "unsupported_grant_type"),
+            (json!({"grant_type": "client_credentials"}), 400, "shop_not_permitted"),
+            (json!({"code": "x", "expiring": "yes"}), 400, "invalid_request"),
+            (json!({"code": ["x"]}), 400, "invalid_request"),
+        ] {
+            let (found, body) = ask(&standin, fields.clone()).await;
+            assert_eq!((found, body["error"].as_str()), (status, Some(error)), "{fields}");
+        }
+        // Without `Accept: application/json` errors are pages.
+        let request = || Request::post("/admin/oauth/access_token").header("host", SHOP);
+        let (status, headers, body) = send(&standin, request().header("content-type", "application/json"), "{}").await;
+        assert_eq!((status, headers["content-type"].to_str().unwrap()), (400, "text/html; charset=utf-8"));
+        assert!(body.contains("<title>unauthorized - Oauth error invalid_request</title>"));
+        for (content_type, body) in [
+            ("text/plain", "{}"),
+            ("application/json", "[]"),
+            ("application/json", "{"),
+            ("application/json", "\u{fffd}"),
+        ] {
+            assert_eq!(send(&standin, request().header("content-type", content_type), body).await.0, 400);
+        }
+    }
+
+    fn authorize(changes: &[(&str, &str)]) -> String {
+        let mut parameters = vec![
+            ("client_id", "api-key"),
+            ("scope", "write_customers,read_orders,read_products"),
+            ("redirect_uri", "http://callback.localhost:8080"),
+            ("state", "nonce"),
+        ];
+        parameters.retain(|(name, _)| !changes.iter().any(|(changed, _)| changed == name));
+        parameters.extend(changes.iter().filter(|(_, value)| *value != "-"));
+        let pairs: Vec<_> = parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        format!("/{SHOP}/admin/oauth/authorize?{}", sign::encode_query(&pairs))
+    }
+
+    #[tokio::test]
+    async fn only_registered_redirects_and_known_scopes_are_asked_for() {
+        let standin = standin();
+        let get = |changes: &[(&str, &str)]| Request::get(authorize(changes)).header("host", "shopify.localhost");
+        assert_eq!(send(&standin, get(&[]), "").await.0, 200);
+        for changes in [
+            ("client_id", "other"),
+            ("redirect_uri", "http://callback.localhost:8080/other"),
+            ("redirect_uri", "https://evil.example/"),
+            ("redirect_uri", "-"),
+            ("scope", "everything"),
+            ("state", "-"),
+            ("state", ""),
+        ] {
+            assert_eq!(send(&standin, get(&[changes]), "").await.0, 400, "{changes:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_merchant_agrees_or_cancels_and_the_answer_is_signed() {
+        let standin = standin();
+        for (decision, key) in [("install", "code"), ("cancel", "error")] {
+            let request = Request::get(authorize(&[])).header("host", "shopify.localhost");
+            let page = send(&standin, request, "").await.2;
+            let consent = page.split("name=\"consent\" value=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+            let request = Request::post(format!("/{SHOP}/admin/oauth/grant")).header("host", "shopify.localhost");
+            let form = format!("consent={consent}&decision={decision}");
+            let (status, headers, _) = send(&standin, request, &form).await;
+            assert_eq!(status, 302);
+            let url = url::Url::parse(headers["location"].to_str().unwrap()).unwrap();
+            let mut pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+            let at = pairs.iter().position(|(name, _)| name == "hmac").unwrap();
+            let (_, hmac) = pairs.remove(at);
+            assert_eq!(hmac, hex::encode(sign::mac("hush", sign::query_message(&pairs).as_bytes())));
+            assert_eq!((field(&pairs, "shop"), field(&pairs, "state")), (Some(SHOP), Some("nonce")));
+            let value = field(&pairs, key).unwrap().to_owned();
+            if decision == "install" {
+                let (status, body) = ask(&standin, json!({"code": value, "expiring": "1"})).await;
+                assert_eq!((status, body["scope"].as_str()), (200, Some("write_customers,read_orders,read_products")));
+                assert_eq!(ask(&standin, json!({"code": value})).await.0, 400, "used once");
+                standin.act("uninstall", &json!({"wait": false})).await.unwrap();
+            } else {
+                assert_eq!(value, "access_denied");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lost_answer_is_processed_and_a_refused_one_is_not() {
+        let standin = standin();
+        let pair = ask(&standin, exchange(&id_token(&standin, json!({})).await)).await.1;
+        let refresh = json!({"grant_type": "refresh_token", "refresh_token": pair["refresh_token"]});
+        for (kind, processed) in [("refused", 0), ("lost", 1)] {
+            standin.act("fault", &json!({"kind": kind, "grant": "refresh"})).await.unwrap();
+            let form = json!({"client_id": "api-key", "client_secret": "hush", "grant_type": "refresh_token",
+                "refresh_token": pair["refresh_token"]});
+            let request = Request::post("/admin/oauth/access_token")
+                .header("host", SHOP)
+                .header("content-type", "application/json")
+                .body(axum::body::Body::from(form.to_string()))
+                .unwrap();
+            let response = Arc::clone(&standin).answer(request).await;
+            assert!(axum::body::to_bytes(response.into_body(), 1_000).await.is_err(), "the connection ends");
+            let granted = standin.lock().counters.get("token.granted.refresh").copied().unwrap_or(0);
+            assert_eq!(granted, processed, "{kind}");
+        }
+        standin.act("fault", &json!({"kind": "status", "status": 429, "retry_after": 2})).await.unwrap();
+        assert_eq!(ask(&standin, refresh.clone()).await.0, 429);
+        standin.act("fault", &json!({"kind": "missing", "fields": "expires_in"})).await.unwrap();
+        let (status, body) = ask(&standin, refresh).await;
+        assert_eq!((status, body.get("expires_in")), (200, None), "the used token recovers the lost answer");
+    }
+}
