@@ -135,7 +135,7 @@ mod tests {
     fn published_query_vectors() {
         let code = ("code", "0907a61c0c8d55e99db179b68161bc00");
         let shop = ("shop", "some-shop.myshopify.com");
-        let cases: [(&str, Vec<(String, String)>, &str); 5] = [
+        let cases = [
             (
                 "hush",
                 pairs(&[shop, ("timestamp", "1337178173"), code, ("state", "0.6784241404160823")]),

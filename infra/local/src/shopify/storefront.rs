@@ -141,7 +141,7 @@ fn log_in(
     let created = time::OffsetDateTime::parse(&created, &time::format_description::well_known::Iso8601::DEFAULT)
         .map_err(|_| "The token's created_at is not an ISO 8601 time with its offset.")?;
     let age = now - i64::try_from(created.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
-    if age >= TOKEN_LIFE || age < -60_000 {
+    if !(-60_000..TOKEN_LIFE).contains(&age) {
         return Err("The token has expired.");
     }
     if text("remote_ip").is_some_and(|wanted| wanted != address) {
