@@ -3,6 +3,9 @@
 #![cfg(feature = "vault")]
 #![expect(clippy::unwrap_used, reason = "a helper that cannot set the stage ends its test")]
 
+mod cases;
 mod seal;
+mod shopify;
 mod store;
 mod support;
+mod vault;

@@ -31,6 +31,10 @@ impl Calls {
         self.0.lock().unwrap().get(operation).copied().unwrap_or_default()
     }
 
+    pub(crate) fn all(&self) -> Vec<(String, u64)> {
+        self.0.lock().unwrap().clone().into_iter().collect()
+    }
+
     pub(crate) fn reset(&self) {
         self.0.lock().unwrap().clear();
     }

@@ -1,0 +1,547 @@
+//! One run of the machine: each of its steps carried out.
+//!
+//! It must never decide anything that the machine decides, and never send a request for a token before it holds the key that
+//! the answer will be sealed with.
+
+use std::time::Duration;
+
+use gatehouse_life as life;
+use gatehouse_life::{
+    Answer, Event, Granted, Machine, Original, Outcome, Owner, Put, Refresh, Request, Source, Spares, Step,
+};
+use gatehouse_shopify::id_token::ExchangeSubject;
+use gatehouse_shopify::token::{Class, Client, Fault, Lifetime, Mode, OfflineTokens, TokenError, TokenRequest, Tokens};
+use gatehouse_shopify::{Scopes, SecretString, ShopDomain, Timestamp};
+use zeroize::Zeroizing;
+
+use super::item::{self, name};
+use super::{LiveToken, Vault, VaultError, secret_id};
+use crate::clock::random_bytes;
+use crate::seal::{DataKey, Place, Purpose, SealError, WrappedKey};
+use crate::store::{Changes, Cond, Item, Key, StoreError};
+use crate::telemetry::{Metric, count};
+
+/// What the caller holds of the merchant.
+#[derive(Clone, Copy)]
+pub(super) enum Hand<'a> {
+    Nothing,
+    IdToken { subject: ExchangeSubject<'a>, force: bool },
+    Code(&'a SecretString),
+}
+
+impl Hand<'_> {
+    fn for_machine(self) -> life::Hand {
+        match self {
+            Self::Nothing => life::Hand::Nothing,
+            Self::IdToken { force, .. } => life::Hand::IdToken { force },
+            Self::Code(_) => life::Hand::Code,
+        }
+    }
+}
+
+/// What a run keeps between its steps.
+struct Run<'a> {
+    vault: &'a Vault,
+    shop: &'a ShopDomain,
+    at: Key,
+    owner: Owner,
+    hand: Hand<'a>,
+    /// As read last.
+    item: Option<Item>,
+    /// Made in this run, for an item that has none.
+    new_key: Option<(WrappedKey, DataKey)>,
+    /// The refresh token of the last call.
+    presented: Option<SecretString>,
+    /// The last tokens that Shopify gave, and which secret they are pinned to.
+    answer: Option<(OfflineTokens, String)>,
+    /// The scopes that stand beside them once they are written.
+    scopes: Scopes,
+    expires: Option<Timestamp>,
+    refusal: Option<TokenError>,
+    trouble: Option<VaultError>,
+}
+
+impl Vault {
+    pub(super) async fn run(
+        &self,
+        shop: &ShopDomain,
+        hand: Hand<'_>,
+        stale: Option<life::Stale>,
+        deadline: Timestamp,
+    ) -> Result<LiveToken, VaultError> {
+        let owner = Owner(u128::from_be_bytes(random_bytes()));
+        let run = Run {
+            vault: self,
+            shop,
+            at: Key::install(shop),
+            owner,
+            hand,
+            item: None,
+            new_key: None,
+            presented: None,
+            answer: None,
+            scopes: Scopes::default(),
+            expires: None,
+            refusal: None,
+            trouble: None,
+        };
+        let request = Request { owner, deadline, hand: hand.for_machine(), mode: self.parts.mode, stale };
+        // On the heap: the futures of the SDK are large, and every caller would carry this one.
+        Box::pin(run.drive(request)).await
+    }
+
+    pub(super) fn seal(&self, key: &DataKey, at: &Key, attribute: &str, content: &[u8]) -> Result<Vec<u8>, SealError> {
+        key.seal(&self.place(at, attribute), content)
+    }
+
+    pub(super) fn open(
+        &self,
+        key: &DataKey,
+        at: &Key,
+        item: &Item,
+        attribute: &'static str,
+    ) -> Result<SecretString, SealError> {
+        let sealed = item.get_bytes(attribute).ok_or(SealError::Truncated)?;
+        let opened = key.open(&self.place(at, attribute), sealed)?;
+        std::str::from_utf8(&opened).map(SecretString::from).map_err(|_| SealError::Tampered)
+    }
+
+    fn place<'a>(&'a self, key: &'a Key, attribute: &'a str) -> Place<'a> {
+        Place { table: self.parts.table.name(), key, attribute, purpose: Purpose::Tokens }
+    }
+
+    #[cfg(debug_assertions)]
+    fn crash_point(&self, point: super::CrashPoint) {
+        if let Some(hook) = &self.crash {
+            hook(point);
+        }
+    }
+}
+
+/// In a release build nothing is left of it.
+macro_rules! crash_point {
+    ($run:expr, $point:ident) => {
+        #[cfg(debug_assertions)]
+        $run.vault.crash_point(super::CrashPoint::$point);
+    };
+}
+
+impl Run<'_> {
+    async fn drive(mut self, request: Request) -> Result<LiveToken, VaultError> {
+        let mut machine = Machine::new(request);
+        let mut event = Event::Start;
+        loop {
+            event = match machine.next(self.vault.now(), event) {
+                Step::Read => self.read().await?,
+                Step::TakeLease { until, over, create } => self.take_lease(until, over, create).await?,
+                Step::Call { grant, timeout_millis } => self.call(grant, timeout_millis).await,
+                Step::Write(write) => self.write(&write).await,
+                Step::MarkNeedsReauth { version } => self.mark(version).await,
+                Step::Release => self.release().await,
+                Step::Wait { min_millis, max_millis } => {
+                    let millis = fastrand::u32(min_millis..=max_millis.max(min_millis));
+                    tokio::time::sleep(Duration::from_millis(millis.into())).await;
+                    Event::Waited
+                }
+                Step::Done(outcome) => return self.done(outcome).await,
+            };
+        }
+    }
+
+    /// A store that refuses for good ends the run; one that may recover is the machine's business.
+    fn store_failed(&mut self, error: StoreError) -> Result<(), VaultError> {
+        if error.is_transient() {
+            self.trouble = Some(error.into());
+            return Ok(());
+        }
+        Err(error.into())
+    }
+
+    async fn read(&mut self) -> Result<Event, VaultError> {
+        match self.vault.parts.table.get(&self.at).await {
+            Ok(item) => {
+                let record = item.as_ref().map(item::record).transpose()?;
+                self.item = item;
+                Ok(Event::Read(record))
+            }
+            Err(error) => self.store_failed(error).map(|()| Event::ReadFailed),
+        }
+    }
+
+    async fn take_lease(
+        &mut self,
+        until: Timestamp,
+        over: Option<life::Lease>,
+        create: bool,
+    ) -> Result<Event, VaultError> {
+        crash_point!(self, BeforeLease);
+        let changes = Changes::new()
+            .text(name::SHOP, self.shop.as_str())
+            .text(name::LEASE_OWNER, item::owner_text(self.owner))
+            .time(name::LEASE_UNTIL, until);
+        let mut only_if = Cond::Absent(name::LEASE_OWNER);
+        if let Some(lease) = over {
+            only_if = only_if.or(held_by(lease.owner).and(Cond::number(name::LEASE_UNTIL, lease.until.millis())));
+        }
+        if !create {
+            only_if = Cond::exists().and(only_if);
+        }
+        let put = match self.vault.parts.table.update(&self.at, changes, Some(only_if)).await {
+            Ok(_) => Put::Done,
+            Err(StoreError::ConditionFailed { .. }) => {
+                count(Metric::LeaseBusy, &[]);
+                Put::Conflict
+            }
+            Err(error) => {
+                self.store_failed(error)?;
+                Put::Unknown
+            }
+        };
+        if put == Put::Done {
+            crash_point!(self, HoldingLease);
+        }
+        Ok(Event::Lease(put))
+    }
+
+    /// The data key of the item read last, or one that is made for it.
+    async fn key(&mut self) -> Result<DataKey, SealError> {
+        let sealer = &self.vault.parts.sealer;
+        let now = self.vault.now();
+        if let Some(wrapped) = self.item.as_ref().and_then(item::wrapped_key) {
+            return sealer.key(self.shop, Purpose::Tokens, &wrapped, now).await;
+        }
+        if let Some((_, key)) = &self.new_key {
+            return Ok(key.clone());
+        }
+        let (wrapped, key) = sealer.new_key(self.shop, Purpose::Tokens, now).await?;
+        self.new_key = Some((wrapped, key.clone()));
+        Ok(key)
+    }
+
+    fn key_failed(&mut self, error: SealError) -> Event {
+        count(if error.is_transient() { Metric::KmsDenied } else { Metric::OpenFailed }, &[]);
+        tracing::warn!(shop = %self.shop, code = error.code(), "a stored token does not open");
+        self.trouble = Some(error.into());
+        if error.is_transient() { Event::KeyUnavailable } else { Event::Undecryptable }
+    }
+
+    fn open(&self, key: &DataKey, attribute: &'static str) -> Result<SecretString, SealError> {
+        let item = self.item.as_ref().ok_or(SealError::Truncated)?;
+        self.vault.open(key, &self.at, item, attribute)
+    }
+
+    fn spares(&self, key: &DataKey) -> Result<Vec<SecretString>, SealError> {
+        if !self.item.as_ref().is_some_and(|item| item.has(name::SPARES)) {
+            return Ok(Vec::new());
+        }
+        let list = self.open(key, name::SPARES)?;
+        serde_json::from_str(list.expose()).map_err(|_| SealError::Tampered)
+    }
+
+    async fn call(&mut self, grant: life::Grant, timeout_millis: u32) -> Event {
+        let key = match self.key().await {
+            Ok(key) => key,
+            Err(error) => return self.key_failed(error),
+        };
+        let Ok(secrets) = self.vault.secrets().await else {
+            self.trouble = Some(VaultError::Secrets);
+            return Event::KeyUnavailable;
+        };
+        let request = match self.request(grant, &key, secrets.current()) {
+            Ok(request) => request,
+            Err(error) => return self.key_failed(error),
+        };
+        let result = self.vault.parts.shopify.token(&request, Duration::from_millis(timeout_millis.into())).await;
+        crash_point!(self, Answered);
+        let answer = match result {
+            Ok(Tokens::Offline(tokens)) => {
+                let granted = Granted {
+                    expires_in: tokens.access_secs(),
+                    has_refresh: tokens.refresh().is_some(),
+                    refresh_expires_in: tokens.refresh_secs(),
+                };
+                self.answer = Some((tokens, secret_id(secrets.current())));
+                Answer::Granted(granted)
+            }
+            Ok(Tokens::Online(_)) => {
+                let error = TokenError { grant: request.grant(), fault: Fault::WrongKind };
+                self.refused(error)
+            }
+            Err(error) => self.refused(error),
+        };
+        Event::Answer(answer)
+    }
+
+    fn refused(&mut self, error: TokenError) -> Answer {
+        tracing::warn!(shop = %self.shop, grant = error.grant.name(), code = error.code(), "no tokens from Shopify");
+        count(Metric::RefreshFailed, &[("code", error.code())]);
+        let answer = classify(&error);
+        self.refusal = Some(error);
+        answer
+    }
+
+    fn request(&mut self, grant: life::Grant, key: &DataKey, secret: &SecretString) -> Result<TokenRequest, SealError> {
+        let client = Client { id: &self.vault.parts.client_id, secret };
+        let lifetime = match self.vault.parts.mode {
+            life::Mode::Expiring => Lifetime::Expiring,
+            life::Mode::AsStored => Lifetime::NonExpiring,
+        };
+        let offline = Mode::Offline(lifetime);
+        Ok(match (grant, self.hand) {
+            (life::Grant::Refresh(source), _) => {
+                let refresh = match source {
+                    Source::Current => self.open(key, name::REFRESH)?,
+                    Source::Spare(place) => {
+                        self.spares(key)?.into_iter().nth(place.into()).ok_or(SealError::Truncated)?
+                    }
+                };
+                let request = TokenRequest::refresh(&client, self.shop, &refresh);
+                self.presented = Some(refresh);
+                request
+            }
+            (life::Grant::Migrate, _) => {
+                let kept = self.item.as_ref().is_some_and(|item| item.has(name::ORIGINAL));
+                let original = self.open(key, if kept { name::ORIGINAL } else { name::ACCESS })?;
+                TokenRequest::migrate(&client, self.shop, &original)
+            }
+            (life::Grant::Exchange, Hand::IdToken { subject, .. }) => {
+                TokenRequest::exchange(&client, &subject, offline)
+            }
+            (life::Grant::Code, Hand::Code(code)) => TokenRequest::code(&client, self.shop, code, offline),
+            // The machine asks for what the hand holds; were it otherwise, nothing is sent.
+            (life::Grant::Exchange | life::Grant::Code, _) => return Err(SealError::Crypto),
+        })
+    }
+
+    async fn write(&mut self, write: &life::Write) -> Event {
+        let key = match self.key().await {
+            Ok(key) => key,
+            Err(error) => return self.key_failed(error),
+        };
+        let changes = match self.changes(write, &key) {
+            Ok(changes) => changes,
+            Err(error) => return self.key_failed(error),
+        };
+        let mut only_if = match write.version {
+            0 => Cond::Absent(name::VERSION),
+            version => Cond::number(name::VERSION, item::stored_version(version)),
+        };
+        if write.holding {
+            only_if = only_if.and(held_by(self.owner));
+        }
+        if write.scopes_at.is_some() {
+            // News of the scopes may have come in since the read, and does not change the version. It must not be
+            // overwritten: with this condition the machine reads again, and leaves the scopes alone.
+            only_if = only_if.and(match self.item.as_ref().and_then(|item| item.get_number(name::SCOPES_AT)) {
+                Some(at) => Cond::number(name::SCOPES_AT, at),
+                None => Cond::Absent(name::SCOPES_AT),
+            });
+        }
+        crash_point!(self, BeforeWrite);
+        let put = match self.vault.parts.table.update(&self.at, changes, Some(only_if)).await {
+            Ok(_) => Put::Done,
+            Err(StoreError::ConditionFailed { .. }) => Put::Conflict,
+            Err(error) => {
+                tracing::error!(shop = %self.shop, code = error.code(), "new tokens are not stored yet");
+                self.trouble = Some(error.into());
+                Put::Unknown
+            }
+        };
+        if put == Put::Done {
+            crash_point!(self, AfterWrite);
+            tracing::info!(shop = %self.shop, version = write.version + 1, "new tokens are stored");
+            count(Metric::RefreshOk, &[]);
+        }
+        Event::Write(put)
+    }
+
+    /// The whole write as changes to the item read last: both tokens, both expiries and the version, or nothing.
+    fn changes(&mut self, write: &life::Write, key: &DataKey) -> Result<Changes, SealError> {
+        let (tokens, secret_id) = self.answer.as_ref().ok_or(SealError::Crypto)?;
+        let sealed = |attribute: &str, content: &[u8]| self.vault.seal(key, &self.at, attribute, content);
+        let before = self.item.as_ref().and_then(|item| item::record(item).ok());
+        let mut changes = Changes::new()
+            .text(name::SHOP, self.shop.as_str())
+            .text(name::STATUS, life::Status::Installed.as_str())
+            .number(name::VERSION, item::stored_version(write.version + 1))
+            .bytes(name::ACCESS, sealed(name::ACCESS, tokens.access.expose().as_bytes())?)
+            .maybe_time(name::ACCESS_EXPIRES, write.access_expires)
+            .time(name::ACQUIRED_AT, write.acquired_at)
+            .time(name::INSTALLED_AT, write.installed_at)
+            .text(name::WRITTEN_BY, item::owner_text(write.written_by))
+            .text(name::CHAIN, item::owner_text(write.chain))
+            .text(name::SECRET, secret_id.as_str());
+        if self.item.as_ref().and_then(item::wrapped_key).is_none()
+            && let Some((wrapped, _)) = &self.new_key
+        {
+            changes = changes.bytes(name::KEY, wrapped.blob.clone()).text(name::KMS_KEY, wrapped.kms_key.as_str());
+        }
+        changes = match write.refresh {
+            Refresh::Store { expires } => {
+                let refresh = tokens.refresh().ok_or(SealError::Crypto)?;
+                changes
+                    .bytes(name::REFRESH, sealed(name::REFRESH, refresh.expose().as_bytes())?)
+                    .maybe_time(name::REFRESH_EXPIRES, expires)
+            }
+            Refresh::KeepSource { expires } => {
+                let refresh = self.presented.as_ref().ok_or(SealError::Crypto)?;
+                changes
+                    .bytes(name::REFRESH, sealed(name::REFRESH, refresh.expose().as_bytes())?)
+                    .maybe_time(name::REFRESH_EXPIRES, expires)
+            }
+            Refresh::Clear => changes.remove(name::REFRESH).remove(name::REFRESH_EXPIRES),
+        };
+        let spares = match write.spares {
+            Spares::Clear => Vec::new(),
+            Spares::Presented => self.presented.iter().cloned().collect(),
+            Spares::Merge => {
+                let stored = match before {
+                    Some(record) if record.has_refresh => vec![self.open(key, name::REFRESH)?],
+                    _ => Vec::new(),
+                };
+                stored.into_iter().chain(self.spares(key)?).take(life::MAX_SPARES.into()).collect()
+            }
+        };
+        changes = if spares.is_empty() {
+            changes.remove(name::SPARES).remove(name::SPARE_COUNT)
+        } else {
+            let texts: Vec<_> = spares.iter().map(SecretString::expose).collect();
+            let list = Zeroizing::new(serde_json::to_vec(&texts).map_err(|_| SealError::Crypto)?);
+            let spare_count = i64::try_from(spares.len()).unwrap_or(i64::MAX);
+            changes.bytes(name::SPARES, sealed(name::SPARES, &list)?).number(name::SPARE_COUNT, spare_count)
+        };
+        changes = match write.original {
+            Original::Drop => changes.remove(name::ORIGINAL),
+            Original::Keep => match before {
+                Some(record) if !record.has_original && record.is_non_expiring() => {
+                    let original = self.open(key, name::ACCESS)?;
+                    changes.bytes(name::ORIGINAL, sealed(name::ORIGINAL, original.expose().as_bytes())?)
+                }
+                _ => changes,
+            },
+        };
+        let stored_scopes = self.item.as_ref().map(item::scopes).unwrap_or_default();
+        let scopes = match (write.scopes_at, &tokens.scopes) {
+            (Some(at), Some(scopes)) => {
+                changes = changes.text(name::SCOPES, scopes.to_string()).time(name::SCOPES_AT, at);
+                scopes.clone()
+            }
+            _ => stored_scopes,
+        };
+        if write.holding {
+            changes = changes.remove(name::LEASE_OWNER).remove(name::LEASE_UNTIL);
+        }
+        let changes = self.vault.with_due(changes, self.shop, &write.after(before.as_ref()));
+        self.scopes = scopes;
+        self.expires = write.access_expires;
+        Ok(changes)
+    }
+
+    async fn mark(&mut self, version: u64) -> Event {
+        let changes = Changes::new()
+            .text(name::STATUS, life::Status::NeedsReauth.as_str())
+            .remove(name::LEASE_OWNER)
+            .remove(name::LEASE_UNTIL)
+            .remove(name::DUE_SHARD)
+            .remove(name::DUE_AT);
+        let only_if = Cond::number(name::VERSION, item::stored_version(version)).and(held_by(self.owner));
+        Event::Write(match self.vault.parts.table.update(&self.at, changes, Some(only_if)).await {
+            Ok(_) => {
+                count(Metric::NeedsReauth, &[]);
+                tracing::warn!(shop = %self.shop, "the shop's tokens are dead: the merchant must open the app");
+                Put::Done
+            }
+            Err(StoreError::ConditionFailed { .. }) => Put::Conflict,
+            Err(error) => {
+                self.trouble = Some(error.into());
+                Put::Unknown
+            }
+        })
+    }
+
+    /// Whether it works does not matter: a lease that stays ends by itself.
+    async fn release(&self) -> Event {
+        let changes = Changes::new().remove(name::LEASE_OWNER).remove(name::LEASE_UNTIL);
+        let result = self.vault.parts.table.update(&self.at, changes, Some(held_by(self.owner))).await;
+        if let Err(error) = result
+            && !error.is_condition()
+        {
+            tracing::info!(shop = %self.shop, code = error.code(), "the lease is left to end by itself");
+        }
+        Event::Released
+    }
+
+    async fn done(mut self, outcome: Outcome) -> Result<LiveToken, VaultError> {
+        match outcome {
+            Outcome::Use { version, tokens: life::Tokens::Read } => {
+                let key = self.key().await?;
+                let access = self.open(&key, name::ACCESS).inspect_err(|error| {
+                    count(Metric::OpenFailed, &[]);
+                    tracing::error!(shop = %self.shop, code = error.code(), "a stored token does not open");
+                })?;
+                let item = self.item.as_ref().ok_or(StoreError::Malformed(name::ACCESS))?;
+                let expires = item::record(item)?.access_expires;
+                Ok(LiveToken { shop: self.shop.clone(), access, version, scopes: item::scopes(item), expires })
+            }
+            Outcome::Use { version, tokens: life::Tokens::Written } => {
+                let (tokens, _) = self.answer.ok_or(SealError::Crypto)?;
+                let (scopes, expires) = (self.scopes, self.expires);
+                Ok(LiveToken { shop: self.shop.clone(), access: tokens.access, version, scopes, expires })
+            }
+            Outcome::NeedsReauth => {
+                let status = self.item.as_ref().and_then(|item| item.get_text(name::STATUS));
+                Err(match status.and_then(life::Status::parse) {
+                    None | Some(life::Status::Uninstalled) => VaultError::NotInstalled,
+                    Some(life::Status::NeedsReauth | life::Status::Installed) => VaultError::NeedsReauth,
+                })
+            }
+            Outcome::Fail(failure) => Err(self.failed(failure)),
+        }
+    }
+
+    fn failed(self, failure: life::Failure) -> VaultError {
+        use life::Failure;
+        match failure {
+            Failure::Store | Failure::Key | Failure::Undecryptable => {
+                self.trouble.unwrap_or(VaultError::RetryLater(failure))
+            }
+            Failure::HandRefused if matches!(self.hand, Hand::Code(_)) => VaultError::CodeSpent,
+            Failure::HandRefused => VaultError::FreshIdToken,
+            Failure::Operator => match self.refusal {
+                Some(error) if error.fault == Fault::ShopPaused => VaultError::Frozen,
+                Some(error) => VaultError::Operator(error),
+                None => VaultError::RetryLater(failure),
+            },
+            Failure::Busy | Failure::OutOfTime | Failure::Unavailable | Failure::Throttled => {
+                VaultError::RetryLater(failure)
+            }
+        }
+    }
+}
+
+fn held_by(owner: Owner) -> Cond {
+    Cond::text(name::LEASE_OWNER, item::owner_text(owner))
+}
+
+/// Shopify's refusals in the machine's terms.
+fn classify(error: &TokenError) -> Answer {
+    match &error.fault {
+        // The original is spent: what else is stored, and what the caller holds, may still do.
+        Fault::MigrationRefused => return Answer::Dead,
+        // Seen on refreshes too (gh:Shopify/shopify-app-js, refresh-token.test.ts): what the caller holds is not taken.
+        Fault::Refused { status: 400, error: Some(word) } if &**word == "invalid_subject_token" => {
+            return Answer::HandRefused;
+        }
+        Fault::Throttled { retry_after } => {
+            let wait = retry_after.unwrap_or(Duration::from_secs(1));
+            return Answer::Busy { after_millis: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX) };
+        }
+        _ => {}
+    }
+    match error.class() {
+        Class::Retry { .. } => Answer::Lost,
+        Class::FreshIdToken | Class::Restart => Answer::HandRefused,
+        Class::NeedsReauth => Answer::Dead,
+        Class::Later | Class::Operator => Answer::Operator,
+    }
+}
