@@ -1,1 +1,224 @@
 //! Works off the queues: privacy jobs, app lifecycle, the mirrored data.
+//!
+//! One SQS message is one delivery. Each stands alone: one that cannot be read, panics or takes too long is reported as
+//! failed and nothing else is. What is reported comes again, and after five tries lies in the dead-letter queue.
+//!
+//! It must never: acknowledge a delivery whose effect is not stored, rest on having seen it once, or log what it says.
+
+pub mod job;
+pub mod topics;
+
+use std::panic::AssertUnwindSafe;
+use std::time::{Duration, Instant};
+
+use aws_lambda_events::event::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
+use futures_util::FutureExt as _;
+use futures_util::stream::{self, StreamExt as _};
+use gatehouse_core::config::{AppSettings, BaseSettings, QueueSettings, Reader, TableSettings};
+use gatehouse_core::deliveries::{self, Seen};
+use gatehouse_core::privacy::{Budget, Objects, Privacy, Retention};
+use gatehouse_core::queue::{Envelope, QueueError, Queues};
+use gatehouse_core::runtime::{self, Failure, Invocation};
+use gatehouse_core::seal::{Bounds, Sealer};
+use gatehouse_core::store::Table;
+use gatehouse_core::telemetry::{Metric, count, record};
+use gatehouse_core::{aws, clock};
+use gatehouse_shopify::Timestamp;
+use lambda_runtime::Error;
+use serde_json::value::RawValue;
+
+pub use job::{Done, Job, JobError};
+use topics::Topic;
+
+/// How many records are worked on at once. They wait for AWS nearly all of the time.
+const AT_ONCE: usize = 8;
+/// With less time than this left no record is begun.
+const MARGIN: Duration = Duration::from_secs(3);
+/// The longest that one delivery may take; requests for privacy take what the invocation has.
+const LONGEST: Duration = Duration::from_secs(60);
+/// After this many tries SQS moves a message to the dead-letter queue (the queues' `maxReceiveCount`).
+const TRIES: u32 = 5;
+
+/// What the function works with. Cheap to clone.
+#[derive(Clone)]
+pub struct Worker {
+    /// Where everything lies.
+    pub table: Table,
+    /// The privacy engine, and through it the mirror.
+    pub privacy: Privacy,
+    /// Bodies that were too large for a message.
+    pub queues: Queues,
+    /// How long what is kept.
+    pub keep: Retention,
+}
+
+/// Reads the settings, opens the clients and works until Lambda stops the process.
+///
+/// # Errors
+/// Wrong settings, or no Runtime API.
+pub async fn run() -> Result<(), Error> {
+    let (base, app, table, queue, keep) = Reader::from_env(|reader| {
+        let base = BaseSettings::read(reader);
+        let (app, table) = (AppSettings::read(reader), TableSettings::read(reader));
+        let (queue, keep) = (QueueSettings::read(reader), Retention::read(reader));
+        Some((base?, app?, table?, queue?, keep?))
+    })?;
+    let config = aws::sdk_config(&base, aws::Patience::Background).await;
+    let (sqs, s3) = (aws::sqs(&config), aws::s3(&config));
+    let store = Table::new(aws::dynamodb(&config), table.table);
+    let sealer = Sealer::new(aws::kms(&config), &table.kms_key, app.client_id, Bounds::default());
+    let objects = Objects::new(s3.clone(), &queue.bucket, &table.kms_key);
+    let letters = gatehouse_core::privacy::Queues::new(sqs.clone(), &queue.privacy, &queue.events);
+    let privacy = Privacy::new(store.clone(), sealer, objects, letters, keep.clone());
+    let worker = Worker { table: store, privacy, queues: Queues::new(sqs, s3, queue), keep };
+    runtime::run(async move |event: Box<RawValue>, invocation: Invocation| {
+        let event: SqsEvent = serde_json::from_str(event.get()).map_err(|_| NOT_A_BATCH)?;
+        let answer = worker.batch(event, until(invocation.deadline)).await;
+        serde_json::to_value(answer).map_err(|_| NOT_A_BATCH)
+    })
+    .await
+}
+
+const NOT_A_BATCH: Failure =
+    Failure { code: "not_a_batch", message: "The event is no SQS batch: check what invokes the function." };
+
+fn until(deadline: Timestamp) -> Instant {
+    let left = u64::try_from(deadline.millis_since(clock::now())).unwrap_or(0);
+    // An hour is more than Lambda ever gives.
+    Instant::now() + Duration::from_millis(left.min(3_600_000))
+}
+
+impl Worker {
+    /// Works off one batch; names the records that must come again.
+    pub async fn batch(&self, event: SqsEvent, deadline: Instant) -> SqsBatchResponse {
+        let failed: Vec<String> = stream::iter(event.records)
+            .map(|message| async move {
+                let id = message.message_id.clone();
+                match self.one(message, deadline).await {
+                    Ok(()) => None,
+                    // An empty identifier would bring the whole batch back, which is the safe reading of a record
+                    // without one.
+                    Err(()) => Some(id.unwrap_or_default()),
+                }
+            })
+            .buffer_unordered(AT_ONCE)
+            .filter_map(async |failed| failed)
+            .collect()
+            .await;
+        let mut answer = SqsBatchResponse::default();
+        answer.set_failures(failed);
+        answer
+    }
+
+    /// One record; `Err` when it must come again.
+    async fn one(&self, message: SqsMessage, deadline: Instant) -> Result<(), ()> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left < MARGIN {
+            tracing::info!("no time left for this record: it comes again");
+            return Err(());
+        }
+        let tries = message.attributes.get("ApproximateReceiveCount").and_then(|n| n.parse().ok()).unwrap_or(1);
+        let body = message.body.unwrap_or_default();
+        let envelope = match Envelope::from_json(&body) {
+            Ok(envelope) => envelope,
+            Err(error) => return failed(None, &JobError::Poison { code: error.code() }, tries),
+        };
+        let Some(topic) = Topic::of(&envelope.topic) else {
+            count(Metric::UnknownTopic, &[]);
+            tracing::info!(shop = %envelope.shop, topic = envelope.topic, "nothing handles this topic");
+            return self.drop_body(&envelope).await;
+        };
+        let time = if topic.takes_its_time { left - MARGIN } else { (left - MARGIN / 2).min(LONGEST) };
+        let work = AssertUnwindSafe(tokio::time::timeout(time + MARGIN / 2, self.deliver(topic, &envelope, time)));
+        let result = match work.catch_unwind().await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_elapsed)) => Err(JobError::Retry { code: "timed_out" }),
+            Err(_panic) => {
+                count(Metric::Panic, &[]);
+                Err(JobError::Retry { code: "panic" })
+            }
+        };
+        match result {
+            Ok(()) => self.drop_body(&envelope).await,
+            Err(JobError::Drop { reason }) => {
+                count(Metric::JobDropped, &[("code", reason)]);
+                tracing::warn!(shop = %envelope.shop, topic = topic.name, reason, "a delivery was given up");
+                self.drop_body(&envelope).await
+            }
+            Err(error) => failed(Some((&envelope, topic)), &error, tries),
+        }
+    }
+
+    async fn deliver(&self, topic: &'static Topic, envelope: &Envelope, time: Duration) -> Result<(), JobError> {
+        let now = clock::now();
+        let budget = Budget::until(Instant::now() + time.saturating_sub(MARGIN));
+        if topic.takes_its_time {
+            // The ledger itself knows what was done: no record of the delivery, and nothing left of an erased shop.
+            let job = Job { worker: self, envelope, body: String::new(), budget, now };
+            (topic.work)(job).await?;
+            count(Metric::JobDone, &[("topic", topic.name)]);
+            return Ok(());
+        }
+        let (shop, webhook_id) = (&envelope.shop, &envelope.webhook_id);
+        let lease = i64::try_from(time.as_secs()).unwrap_or(60) + 5;
+        match deliveries::begin(&self.table, shop, webhook_id, topic.name, lease, now, &self.keep).await? {
+            Seen::Fresh => {}
+            Seen::Done => {
+                count(Metric::DuplicateDelivery, &[]);
+                return Ok(());
+            }
+            Seen::Busy => return Err(JobError::Retry { code: "in_progress" }),
+        }
+        let worked = async {
+            let body = self.queues.load_body(envelope).await?;
+            (topic.work)(Job { worker: self, envelope, body, budget, now }).await
+        };
+        // Caught here as well, so that the next try need not wait for the lease.
+        match AssertUnwindSafe(worked).catch_unwind().await.unwrap_or(Err(JobError::Retry { code: "panic" })) {
+            Ok(Done { outcome: "shop_erased", .. }) => {
+                deliveries::abandon(&self.table, shop, webhook_id).await?;
+            }
+            Ok(done) => {
+                if done.outcome == "stale" || done.outcome == "gone" {
+                    count(Metric::StaleDelivery, &[]);
+                }
+                deliveries::finish(&self.table, shop, webhook_id, done.outcome, done.mark.as_deref()).await?;
+            }
+            Err(error) => {
+                if let Err(unseen) = deliveries::abandon(&self.table, shop, webhook_id).await {
+                    tracing::debug!(code = unseen.code(), "the delivery's lease runs out by itself");
+                }
+                return Err(error);
+            }
+        }
+        count(Metric::JobDone, &[("topic", topic.name)]);
+        if let Some(at) = envelope.triggered_at {
+            record(Metric::DeliveryLag, clock::now().millis_since(at).max(0) as f64, &[]);
+        }
+        Ok(())
+    }
+
+    /// The body in the bucket is no longer needed. That it stays is no failure: the bucket's lifecycle ends it.
+    async fn drop_body(&self, envelope: &Envelope) -> Result<(), ()> {
+        match self.queues.drop_body(envelope).await {
+            Ok(()) | Err(QueueError::BodyChanged) => {}
+            Err(error) => tracing::warn!(shop = %envelope.shop, code = error.code(), "a worked-off body stays for now"),
+        }
+        Ok(())
+    }
+}
+
+/// Logs why a record comes again, or lies in the dead-letter queue from now on.
+fn failed(of: Option<(&Envelope, &'static Topic)>, error: &JobError, tries: u32) -> Result<(), ()> {
+    let code = error.code();
+    count(Metric::JobRetried, &[("code", code)]);
+    let shop = of.map(|(envelope, _)| tracing::field::display(&envelope.shop));
+    let topic = of.map(|(_, topic)| topic.name);
+    let webhook_id = of.map(|(envelope, _)| envelope.webhook_id.as_str());
+    if tries >= TRIES {
+        tracing::error!(shop, topic, webhook_id, code, tries, "a message goes to the dead-letter queue");
+    } else {
+        tracing::warn!(shop, topic, webhook_id, code, tries, "a message comes again");
+    }
+    Err(())
+}

@@ -1,3 +1,5 @@
 //! Starts the `worker` function, nothing else.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    gatehouse_core::runtime::start("worker", worker::run)
+}

@@ -86,6 +86,11 @@ pub static SETTINGS: &[Setting] = &[
         "https://sqs.us-east-1.amazonaws.com/123456789012/events",
     ),
     required("BUCKET", "S3 bucket of exports and of bodies too large for SQS.", "gatehouse-objects"),
+    optional(
+        "RETENTION_DAYS",
+        "Days that each kind of data is kept, `kind=days` with commas between; docs/PRIVACY.md has the kinds and defaults.",
+        "orders=365,audit=400",
+    ),
     defaulted("LOG_LEVEL", "`error`, `warn`, `info`, `debug` or `trace`, for the project's own code.", "info", "debug"),
     optional("AWS_ENDPOINT_URL", "Another address for AWS. Refused in production.", "http://127.0.0.1:4566"),
     optional(
@@ -324,6 +329,21 @@ impl<'a> Reader<'a> {
             return None;
         }
         Some(value)
+    }
+
+    /// A setting with a form of its own; the default of its type when it is not set.
+    pub fn parsed<T: Default>(
+        &mut self,
+        name: &'static str,
+        rule: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        let Some(value) = self.raw(name) else { return Some(T::default()) };
+        let parsed = parse(&value);
+        if parsed.is_none() {
+            self.problem(name, rule);
+        }
+        parsed
     }
 
     /// One of a few words.

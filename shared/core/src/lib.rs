@@ -6,12 +6,20 @@
 //! It must never: take the tenant from anything but a verified request, log a token, a secret, a query string or personal
 //! data, or acknowledge what is not yet durable.
 
+#[cfg(all(feature = "vault", feature = "queue"))]
+pub mod audit;
 #[cfg(feature = "aws")]
 pub mod aws;
 pub mod clock;
 pub mod config;
+#[cfg(all(feature = "vault", feature = "queue"))]
+pub mod deliveries;
 pub mod http;
+#[cfg(all(feature = "vault", feature = "queue"))]
+pub mod mirror;
 pub mod pages;
+#[cfg(all(feature = "vault", feature = "queue"))]
+pub mod privacy;
 pub mod problem;
 #[cfg(feature = "queue")]
 pub mod queue;

@@ -56,14 +56,20 @@ impl Key {
         Self::of_shop(shop, format!("ORDER#{id}"))
     }
 
-    /// The look-up row from a keyed hash of an e-mail address or telephone number to a customer.
-    pub fn contact(shop: &ShopDomain, keyed_hash: &str, customer: u64) -> Self {
-        Self::of_shop(shop, format!("CONTACT#{}#{customer}", bounded(keyed_hash)))
+    /// The tombstone of what was deleted or erased: what arrives late must not bring it back. `mark` is a keyed hash, since
+    /// a tombstone outlives what it stands for; `kind` is `CUSTOMER`, `ORDER` or `CONTACT`.
+    pub fn gone(shop: &ShopDomain, kind: &'static str, mark: &str) -> Self {
+        Self::of_shop(shop, format!("GONE#{kind}#{}", bounded(mark)))
     }
 
-    /// The tombstone of an erased customer: what arrives late must not bring them back.
-    pub fn gone_customer(shop: &ShopDomain, id: u64) -> Self {
-        Self::of_shop(shop, format!("GONE#CUSTOMER#{id}"))
+    /// The look-up row from a contact's keyed hash to what it leads to, `CUSTOMER#{id}` or `ORDER#{id}`.
+    pub fn contact_of(shop: &ShopDomain, keyed_hash: &str, target: &str) -> Self {
+        Self::of_shop(shop, format!("CONTACT#{}#{}", bounded(keyed_hash), bounded(target)))
+    }
+
+    /// The look-up row from a customer to one of their orders.
+    pub fn order_of(shop: &ShopDomain, customer: u64, order: u64) -> Self {
+        Self::of_shop(shop, format!("OF#{customer}#{order}"))
     }
 
     /// An audit record. `random` keeps two of one millisecond apart.
@@ -85,6 +91,16 @@ impl Key {
     pub fn ledger(shop: &ShopDomain, received: Timestamp, topic: &str, request: &str) -> Self {
         let sk = format!("REQ#{}#{}#{}", millis(received), bounded(topic), bounded(request));
         Self { pk: format!("LEDGER#{shop}"), sk }
+    }
+
+    /// Another name of a request in the ledger, under which a repeat of it would come.
+    pub fn ledger_name(shop: &ShopDomain, topic: &str, name: &str) -> Self {
+        Self { pk: format!("LEDGER#{shop}"), sk: format!("NAME#{}#{}", bounded(topic), bounded(name)) }
+    }
+
+    /// Until when everything of this shop is erased; beside the partition, since it outlives it.
+    pub fn ledger_erased(shop: &ShopDomain) -> Self {
+        Self { pk: format!("LEDGER#{shop}"), sk: "ERASED".to_owned() }
     }
 
     /// Another row of the shop's partition, for an app's own data: `kind` is a constant of the program, e.g. `WISHLIST`.
@@ -166,6 +182,11 @@ impl Range {
     /// Mirrored orders.
     pub fn orders(shop: &ShopDomain) -> Self {
         Self::of_shop(shop, "ORDER#")
+    }
+
+    /// Look-up rows of one customer's orders.
+    pub fn orders_of(shop: &ShopDomain, customer: u64) -> Self {
+        Self::of_shop(shop, format!("OF#{customer}#"))
     }
 
     /// Look-up rows of one keyed hash.

@@ -1,0 +1,115 @@
+//! One delivery as a topic's handler sees it, and what the handler says of it.
+
+use gatehouse_core::mirror::{Applied, PayloadError};
+use gatehouse_core::privacy::{Budget, DataError};
+use gatehouse_core::queue::{Envelope, QueueError};
+use gatehouse_core::store::StoreError;
+use gatehouse_shopify::Timestamp;
+
+use crate::Worker;
+
+/// One delivery.
+pub struct Job<'a> {
+    /// What the function works with.
+    pub worker: &'a Worker,
+    /// The delivery without its body.
+    pub envelope: &'a Envelope,
+    /// The raw JSON text. Empty for topics that take their time: they read it when they need it.
+    pub body: String,
+    /// How long work may go on.
+    pub budget: Budget,
+    /// The time of this try.
+    pub now: Timestamp,
+}
+
+impl Job<'_> {
+    /// When Shopify triggered it; the time of receipt when the header was missing.
+    pub fn triggered_at(&self) -> Timestamp {
+        self.envelope.triggered_at.unwrap_or(self.envelope.received_at)
+    }
+}
+
+/// What became of a delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// A stable word for the record of the delivery.
+    pub outcome: &'static str,
+    /// The keyed hash of the customer concerned, if one is.
+    pub mark: Option<String>,
+}
+
+impl Done {
+    /// What the mirror did.
+    pub fn applied(applied: Applied, mark: Option<String>) -> Self {
+        Self { outcome: applied.as_str(), mark }
+    }
+}
+
+/// Why a delivery was not applied; the variant says what happens next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JobError {
+    /// Another try may succeed.
+    #[error("not this time ({code})")]
+    Retry {
+        /// Stable, for machines.
+        code: &'static str,
+    },
+    /// No try of this program will succeed: it comes again until it lies in the dead-letter queue, where a person finds
+    /// it and a corrected program can work it off.
+    #[error("not by this program ({code})")]
+    Poison {
+        /// Stable, for machines.
+        code: &'static str,
+    },
+    /// There is nothing to apply, now or later: it is acknowledged.
+    #[error("nothing to apply ({reason})")]
+    Drop {
+        /// Stable, for machines.
+        reason: &'static str,
+    },
+}
+
+impl JobError {
+    /// Stable, for machines.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Retry { code } | Self::Poison { code } => code,
+            Self::Drop { reason } => reason,
+        }
+    }
+}
+
+impl From<DataError> for JobError {
+    fn from(error: DataError) -> Self {
+        match error {
+            DataError::Payload(code) => Self::Poison { code },
+            other => Self::Retry { code: other.code() },
+        }
+    }
+}
+
+impl From<StoreError> for JobError {
+    fn from(error: StoreError) -> Self {
+        Self::Retry { code: error.code() }
+    }
+}
+
+impl From<QueueError> for JobError {
+    fn from(error: QueueError) -> Self {
+        match error {
+            // Erased with its customer or shop, or older than the bucket keeps.
+            QueueError::BodyGone => Self::Drop { reason: error.code() },
+            QueueError::BodyChanged | QueueError::NotAnEnvelope => Self::Poison { code: error.code() },
+            QueueError::Send(_) | QueueError::Put(_) | QueueError::Get(_) => Self::Retry { code: error.code() },
+        }
+    }
+}
+
+impl From<PayloadError> for JobError {
+    fn from(error: PayloadError) -> Self {
+        match error {
+            PayloadError::Malformed => Self::Poison { code: error.code() },
+            PayloadError::Stub => Self::Drop { reason: error.code() },
+        }
+    }
+}

@@ -1,0 +1,578 @@
+//! The mirror: the few fields of a shop's customers and orders that the app shows, sealed, found by id or by a keyed hash
+//! of e-mail address or phone number.
+//!
+//! Deliveries come late, twice and in any order. [`version::decide`] says which state wins; here its answer becomes one
+//! transaction: the item, its look-up rows and the check of its tombstones are written together or not at all.
+//!
+//! It must never: store a field that nothing shows, leave a look-up row behind, read personal data out without an audit
+//! record, or bring back what was deleted or erased.
+
+pub mod payload;
+pub mod version;
+
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use gatehouse_shopify::{ShopDomain, Timestamp};
+
+use crate::audit::{self, Actor};
+use crate::privacy::{DataError, Retention};
+use crate::seal::{DataKey, Place, Purpose, SealError, Sealer};
+use crate::store::{Changes, Cond, Cursor, Item, Key, Range, SCHEMA, StoreError, Table, Write};
+
+pub use payload::{Customer, Order, PayloadError};
+use sha2::{Digest, Sha256};
+use version::{Decision, Version, decide};
+use zeroize::Zeroizing;
+
+/// How often a write is tried against others that change the same customer or order.
+const TRIES: u32 = 10;
+
+/// Reads that are under way at once.
+const READS: usize = 16;
+
+/// The attribute that holds the sealed fields.
+const SEALED: &str = "sealed";
+/// When the item was written, in milliseconds: what predates an uninstall is told by it.
+pub(crate) const WRITTEN_AT: &str = "written_at";
+/// Tombstone: Shopify deleted the record.
+const DELETED_AT: &str = "deleted_at";
+/// Tombstone: its personal data was erased.
+const REDACTED_AT: &str = "redacted_at";
+
+/// What a delivery did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// It is the newest state and is stored.
+    Stored,
+    /// The record is gone, by this delivery.
+    Removed,
+    /// A state as new or newer was there: nothing changed.
+    Stale,
+    /// It is no newer than a deletion or an erasure: nothing changed.
+    Gone,
+    /// The whole shop was erased since: nothing changed, and nothing may be left in its partition.
+    ShopErased,
+}
+
+impl Applied {
+    /// For logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stored => "stored",
+            Self::Removed => "removed",
+            Self::Stale => "stale",
+            Self::Gone => "gone",
+            Self::ShopErased => "shop_erased",
+        }
+    }
+}
+
+/// A customer with one page of their orders.
+#[derive(Debug)]
+pub struct CustomerView {
+    /// The customer.
+    pub customer: Customer,
+    /// Orders, in the order of their ids' text.
+    pub orders: Vec<Order>,
+    /// Where the orders go on.
+    pub next: Option<Cursor>,
+}
+
+/// One page of customers.
+#[derive(Debug)]
+pub struct CustomersPage {
+    /// In the order of their ids' text.
+    pub customers: Vec<Customer>,
+    /// Where it goes on.
+    pub next: Option<Cursor>,
+}
+
+/// The mirror over the table.
+#[derive(Clone)]
+pub struct Mirror {
+    table: Table,
+    sealer: Sealer,
+    keep: Retention,
+}
+
+/// One mirrored record by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    Customer(u64),
+    Order(u64),
+}
+
+impl Target {
+    fn key(self, shop: &ShopDomain) -> Key {
+        match self {
+            Self::Customer(id) => Key::customer(shop, id),
+            Self::Order(id) => Key::order(shop, id),
+        }
+    }
+
+    /// As the end of a look-up row's sort key.
+    fn name(self) -> String {
+        match self {
+            Self::Customer(id) => format!("CUSTOMER#{id}"),
+            Self::Order(id) => format!("ORDER#{id}"),
+        }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        let (kind, id) = name.split_once('#')?;
+        let id = id.parse().ok()?;
+        match kind {
+            "CUSTOMER" => Some(Self::Customer(id)),
+            "ORDER" => Some(Self::Order(id)),
+            _ => None,
+        }
+    }
+}
+
+/// A tombstone that a write must be newer than, and which of its times count.
+struct Stone {
+    key: Key,
+    counts: &'static [&'static str],
+}
+
+impl Mirror {
+    /// On an open table.
+    pub fn new(table: Table, sealer: Sealer, keep: Retention) -> Self {
+        Self { table, sealer, keep }
+    }
+
+    /// Stores a customer, if this is the newest state and nothing newer erased them. `triggered_at` is the delivery's. The
+    /// answer names the customer by their mark ([`Mirror::customer_mark`]).
+    ///
+    /// # Errors
+    /// [`DataError`]; repeating the call is safe.
+    pub async fn put_customer(
+        &self,
+        shop: &ShopDomain,
+        customer: &Customer,
+        triggered_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<(Applied, Option<String>), DataError> {
+        let at = customer.updated_at.unwrap_or(triggered_at);
+        if self.shop_erased_at(shop).await?.is_some_and(|erased| at <= erased) {
+            return Ok((Applied::ShopErased, None));
+        }
+        let target = Target::Customer(customer.id);
+        let content = json(customer)?;
+        let key = self.key(shop, now).await?;
+        let contacts = key.contacts(customer.email.as_deref(), customer.phone.as_deref());
+        let mark = key.customer(customer.id);
+        let stones = vec![Stone { key: Key::gone(shop, "CUSTOMER", &mark), counts: &[DELETED_AT, REDACTED_AT] }];
+        let version = Version::new(at, triggered_at, &key.content(&content));
+        let item = self.item(target, shop, &key, &content, &version, &contacts, self.keep.customers(now), now)?;
+        Ok((self.put(shop, target, item, version, &stones, now).await?, Some(mark)))
+    }
+
+    /// Stores an order, as [`Mirror::put_customer`] does a customer.
+    ///
+    /// # Errors
+    /// [`DataError`]; repeating the call is safe.
+    pub async fn put_order(
+        &self,
+        shop: &ShopDomain,
+        order: &Order,
+        triggered_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<(Applied, Option<String>), DataError> {
+        let at = order.updated_at.unwrap_or(triggered_at);
+        if self.shop_erased_at(shop).await?.is_some_and(|erased| at <= erased) {
+            return Ok((Applied::ShopErased, None));
+        }
+        let content = json(order)?;
+        let target = Target::Order(order.id);
+        let key = self.key(shop, now).await?;
+        let contacts = key.contacts(order.email.as_deref(), order.phone.as_deref());
+        let mut stones = vec![Stone { key: Key::gone(shop, "ORDER", &key.order(order.id)), counts: &[REDACTED_AT] }];
+        match order.customer_id {
+            Some(id) => {
+                let mark = key.customer(id);
+                // A deleted customer's orders stay the merchant's; an erased one's do not.
+                stones.push(Stone { key: Key::gone(shop, "CUSTOMER", &mark), counts: &[REDACTED_AT] });
+            }
+            None => stones
+                .extend(contacts.iter().map(|c| Stone { key: Key::gone(shop, "CONTACT", c), counts: &[REDACTED_AT] })),
+        }
+        let version = Version::new(at, triggered_at, &key.content(&content));
+        let mut item = self.item(target, shop, &key, &content, &version, &contacts, self.keep.orders(now), now)?;
+        if let Some(owner) = order.customer_id {
+            item = item.text("customer", owner.to_string());
+        }
+        let mark = order.customer_id.map(|id| key.customer(id));
+        Ok((self.put(shop, target, item, version, &stones, now).await?, mark))
+    }
+
+    /// Takes a customer out whom Shopify deleted at `at`; their orders stay the merchant's.
+    ///
+    /// # Errors
+    /// [`DataError`]; repeating the call is safe.
+    pub async fn delete_customer(
+        &self,
+        shop: &ShopDomain,
+        id: u64,
+        at: Timestamp,
+        now: Timestamp,
+    ) -> Result<(Applied, Option<String>), DataError> {
+        if self.shop_erased_at(shop).await?.is_some_and(|erased| at <= erased) {
+            return Ok((Applied::ShopErased, None));
+        }
+        let mark = self.key(shop, now).await?.customer(id);
+        self.bury(Key::gone(shop, "CUSTOMER", &mark), DELETED_AT, at, now).await?;
+        let removed = self.remove(shop, Target::Customer(id), at).await?;
+        Ok((if removed { Applied::Removed } else { Applied::Gone }, Some(mark)))
+    }
+
+    /// One page of customers, at most 100. Writes an audit record of who read whose data.
+    ///
+    /// # Errors
+    /// [`DataError`]; without the audit record nothing is handed out.
+    pub async fn customers_page(
+        &self,
+        shop: &ShopDomain,
+        after: Option<&Cursor>,
+        limit: u16,
+        reader: &Actor,
+        now: Timestamp,
+    ) -> Result<CustomersPage, DataError> {
+        let page = self.table.query(&Range::customers(shop), after, limit.clamp(1, 100)).await?;
+        let key = self.key(shop, now).await?;
+        let mut customers = Vec::with_capacity(page.items.len());
+        let mut marks = Vec::with_capacity(page.items.len());
+        for item in page.items.iter().filter(|item| !item.is_expired(now)) {
+            let customer: Customer = self.open(&key, item)?;
+            marks.push(key.customer(customer.id));
+            customers.push(customer);
+        }
+        audit::record(&self.table, shop, reader, "customers.list", customers.len(), &marks, now, &self.keep).await?;
+        Ok(CustomersPage { customers, next: page.next })
+    }
+
+    /// One customer with a page of at most 100 of their orders. Writes an audit record.
+    ///
+    /// # Errors
+    /// [`DataError`]; without the audit record nothing is handed out.
+    pub async fn customer(
+        &self,
+        shop: &ShopDomain,
+        id: u64,
+        orders_after: Option<&Cursor>,
+        limit: u16,
+        reader: &Actor,
+        now: Timestamp,
+    ) -> Result<Option<CustomerView>, DataError> {
+        let Some(item) = self.table.get(&Key::customer(shop, id)).await?.filter(|item| !item.is_expired(now)) else {
+            return Ok(None);
+        };
+        let key = self.key(shop, now).await?;
+        let customer: Customer = self.open(&key, &item)?;
+        let (orders, next) = self.orders_of(shop, &key, id, orders_after, limit.clamp(1, 100)).await?;
+        let marks = [key.customer(id)];
+        audit::record(&self.table, shop, reader, "customer.show", 1 + orders.len(), &marks, now, &self.keep).await?;
+        Ok(Some(CustomerView { customer, orders, next }))
+    }
+
+    /// The customers with this e-mail address or phone number. No personal data leaves: these are ids.
+    ///
+    /// # Errors
+    /// [`DataError`].
+    pub async fn customers_by_contact(
+        &self,
+        shop: &ShopDomain,
+        email: Option<&str>,
+        phone: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Vec<u64>, DataError> {
+        let mut ids = Vec::new();
+        for hash in self.key(shop, now).await?.contacts(email, phone) {
+            for target in self.with_contact(shop, &hash).await? {
+                if let Target::Customer(id) = target {
+                    ids.push(id);
+                }
+            }
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
+
+    /// The keyed hash that stands for a customer's id where the id itself must not stand: tombstones, deliveries, the
+    /// audit log, the ledger. Without the shop's key, which a shop's erasure drops, it says nothing.
+    ///
+    /// # Errors
+    /// [`DataError`].
+    pub async fn customer_mark(&self, shop: &ShopDomain, id: u64, now: Timestamp) -> Result<String, DataError> {
+        Ok(self.key(shop, now).await?.customer(id))
+    }
+
+    /// The shop's key, made on first use.
+    pub(crate) async fn key(&self, shop: &ShopDomain, now: Timestamp) -> Result<ShopKey, DataError> {
+        let key = self.sealer.personal_data_key(&self.table, shop, now).await?;
+        Ok(ShopKey { key, table: self.table.name().to_owned() })
+    }
+
+    /// The records that a contact's look-up rows name.
+    pub(crate) async fn with_contact(&self, shop: &ShopDomain, hash: &str) -> Result<Vec<Target>, DataError> {
+        let rows = self.table.query_all(&Range::contacts(shop, hash), 10_000).await?;
+        Ok(rows.iter().filter_map(|row| Target::parse(row.key()?.sk().splitn(3, '#').nth(2)?)).collect())
+    }
+
+    /// One page of a customer's orders.
+    pub(crate) async fn orders_of(
+        &self,
+        shop: &ShopDomain,
+        key: &ShopKey,
+        customer: u64,
+        after: Option<&Cursor>,
+        limit: u16,
+    ) -> Result<(Vec<Order>, Option<Cursor>), DataError> {
+        let page = self.table.query(&Range::orders_of(shop, customer), after, limit).await?;
+        let ids = page.items.iter().filter_map(|row| row.key()?.sk().rsplit('#').next()?.parse::<u64>().ok());
+        let reads: Vec<_> = ids.map(|id| self.read_order(shop, key, id)).collect();
+        let orders: Vec<_> = stream::iter(reads).buffered(READS).try_collect().await?;
+        Ok((orders.into_iter().flatten().collect(), page.next))
+    }
+
+    /// One order, if it is mirrored.
+    pub(crate) async fn read_order(
+        &self,
+        shop: &ShopDomain,
+        key: &ShopKey,
+        id: u64,
+    ) -> Result<Option<Order>, DataError> {
+        let item = self.table.get(&Key::order(shop, id)).await?;
+        item.map(|item| self.open(key, &item)).transpose()
+    }
+
+    /// One customer, if they are mirrored.
+    pub(crate) async fn read_customer(
+        &self,
+        shop: &ShopDomain,
+        key: &ShopKey,
+        id: u64,
+    ) -> Result<Option<Customer>, DataError> {
+        let item = self.table.get(&Key::customer(shop, id)).await?;
+        item.map(|item| self.open(key, &item)).transpose()
+    }
+
+    /// Sets the tombstones of an erasure, before anything is erased: from here on nothing as old as `at` comes back.
+    pub(crate) async fn bury_redacted(
+        &self,
+        shop: &ShopDomain,
+        customers: &[u64],
+        orders: &[u64],
+        contacts: &[String],
+        at: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), DataError> {
+        let key = self.key(shop, now).await?;
+        let customers = customers.iter().map(|id| Key::gone(shop, "CUSTOMER", &key.customer(*id)));
+        let orders = orders.iter().map(|id| Key::gone(shop, "ORDER", &key.order(*id)));
+        let contacts = contacts.iter().map(|hash| Key::gone(shop, "CONTACT", hash));
+        let stones: Vec<_> = customers.chain(orders).chain(contacts).collect();
+        let writes: Vec<_> = stones.into_iter().map(|stone| self.bury(stone, REDACTED_AT, at, now)).collect();
+        stream::iter(writes).buffer_unordered(READS).try_collect::<()>().await
+    }
+
+    /// Takes out one record that is no newer than `at`, with its look-up rows. True when there was one.
+    pub(crate) async fn remove(&self, shop: &ShopDomain, target: Target, at: Timestamp) -> Result<bool, DataError> {
+        let key = target.key(shop);
+        for round in 0..TRIES {
+            let Some(item) = self.table.get(&key).await? else { return Ok(false) };
+            let stored = stored_version(&item)?;
+            if stored.time() > at {
+                return Ok(false);
+            }
+            let mut writes =
+                vec![Write::Delete { key: key.clone(), only_if: Some(Cond::text("version", stored.encode())) }];
+            writes.extend(pointers(shop, target, &item).into_iter().map(|key| Write::Delete { key, only_if: None }));
+            match self.table.transact(writes).await {
+                Ok(()) => return Ok(true),
+                Err(StoreError::ConditionFailed { .. } | StoreError::Conflict) => pause(round).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(DataError::Busy)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one item, put together for two typed callers")]
+    fn item(
+        &self,
+        target: Target,
+        shop: &ShopDomain,
+        key: &ShopKey,
+        content: &[u8],
+        version: &Version,
+        contacts: &[String],
+        expires: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<Item, DataError> {
+        let item = Item::new()
+            .text("version", version.encode())
+            .text("contacts", contacts.join(" "))
+            .bytes(SEALED, key.seal(&target.key(shop), SEALED, content)?)
+            .time(WRITTEN_AT, now);
+        Ok(match expires {
+            Some(at) => item.expires(at),
+            None => item,
+        })
+    }
+
+    async fn put(
+        &self,
+        shop: &ShopDomain,
+        target: Target,
+        item: Item,
+        version: Version,
+        stones: &[Stone],
+        now: Timestamp,
+    ) -> Result<Applied, DataError> {
+        let key = target.key(shop);
+        let row = Item::new().time(WRITTEN_AT, now);
+        let row = match item.get_number(SCHEMA.ttl) {
+            Some(secs) => row.expires(Timestamp::from_secs(secs)),
+            None => row,
+        };
+        for round in 0..TRIES {
+            let stored = self.table.get(&key).await?;
+            let stored_version = stored.as_ref().map(stored_version).transpose()?;
+            match decide(stored_version.as_ref(), self.gone_at(stones).await?, &version) {
+                Decision::Stale => return Ok(Applied::Stale),
+                Decision::Gone => return Ok(Applied::Gone),
+                Decision::Write => {}
+            }
+            let only_if = match &stored_version {
+                Some(stored) => Cond::text("version", stored.encode()),
+                None => Cond::new_item(),
+            };
+            let wanted = pointers(shop, target, &item);
+            let old = stored.as_ref().map(|stored| pointers(shop, target, stored)).unwrap_or_default();
+            let mut writes = vec![Write::Put { key: key.clone(), item: item.clone(), only_if: Some(only_if) }];
+            writes.extend(stones.iter().map(|stone| Write::Check {
+                key: stone.key.clone(),
+                only_if: Cond::All(
+                    stone.counts.iter().map(|at| Cond::absent_or_below(at, version.time().millis())).collect(),
+                ),
+            }));
+            let outdated = old.into_iter().filter(|key| !wanted.contains(key));
+            writes.extend(outdated.map(|key| Write::Delete { key, only_if: None }));
+            writes.extend(wanted.iter().map(|key| Write::Put { key: key.clone(), item: row.clone(), only_if: None }));
+            match self.table.transact(writes).await {
+                Ok(()) => return Ok(Applied::Stored),
+                Err(StoreError::ConditionFailed { .. } | StoreError::Conflict) => pause(round).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(DataError::Busy)
+    }
+
+    /// Until when everything of this shop is erased, if it ever was. It is read, not checked in the transactions: as one item
+    /// for every write of a shop it would make them all wait for each other. A write that slips through behind the check is
+    /// what an erasure's last pass is for.
+    pub(crate) async fn shop_erased_at(&self, shop: &ShopDomain) -> Result<Option<Timestamp>, DataError> {
+        Ok(self.table.get(&Key::ledger_erased(shop)).await?.and_then(|item| item.get_time("erased_at")))
+    }
+
+    /// The latest time of the tombstones.
+    async fn gone_at(&self, stones: &[Stone]) -> Result<Option<Timestamp>, DataError> {
+        let mut latest = None;
+        for stone in stones {
+            if let Some(item) = self.table.get(&stone.key).await? {
+                latest = stone.counts.iter().filter_map(|name| item.get_time(name)).fold(latest, |a, b| a.max(Some(b)));
+            }
+        }
+        Ok(latest)
+    }
+
+    /// Raises a tombstone's time; never lowers it.
+    async fn bury(&self, key: Key, what: &'static str, at: Timestamp, now: Timestamp) -> Result<(), DataError> {
+        let changes = Changes::new().time(what, at).time(WRITTEN_AT, now).expires(self.keep.tombstones(now));
+        match self.table.update(&key, changes, Some(Cond::absent_or_below(what, at.millis()))).await {
+            Ok(_) | Err(StoreError::ConditionFailed { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn open<T: serde::de::DeserializeOwned>(&self, key: &ShopKey, item: &Item) -> Result<T, DataError> {
+        let at = item.key().ok_or(StoreError::Malformed("pk"))?;
+        let plain = key.open(&at, SEALED, item.need_bytes(SEALED)?)?;
+        serde_json::from_slice(&plain).map_err(|_| StoreError::Malformed(SEALED).into())
+    }
+}
+
+/// A shop's `personal-data` key with what privacy does by it.
+pub(crate) struct ShopKey {
+    key: DataKey,
+    table: String,
+}
+
+impl ShopKey {
+    /// Seals a value for this attribute of this item.
+    pub(crate) fn seal(&self, at: &Key, attribute: &str, plain: &[u8]) -> Result<Vec<u8>, SealError> {
+        self.key.seal(&self.place(at, attribute), plain)
+    }
+
+    /// Opens what [`ShopKey::seal`] sealed there.
+    pub(crate) fn open(&self, at: &Key, attribute: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        self.key.open(&self.place(at, attribute), sealed)
+    }
+
+    /// A customer's mark: a keyed hash of the id.
+    pub(crate) fn customer(&self, id: u64) -> String {
+        self.short("customer", &id.to_string())
+    }
+
+    fn order(&self, id: u64) -> String {
+        self.short("order", &id.to_string())
+    }
+
+    fn content(&self, content: &[u8]) -> String {
+        self.short("content", &hex::encode(Sha256::digest(content)))
+    }
+
+    /// Keyed hashes of an e-mail address (whatever its case) and of a phone number (whatever its punctuation).
+    pub(crate) fn contacts(&self, email: Option<&str>, phone: Option<&str>) -> Vec<String> {
+        let email = email.map(|email| email.trim().to_lowercase()).filter(|email| !email.is_empty());
+        let phone = phone.map(|phone| phone.chars().filter(char::is_ascii_digit).collect::<String>());
+        let phone = phone.filter(|digits| !digits.is_empty());
+        let email = email.map(|email| self.short("email", &email));
+        email.into_iter().chain(phone.map(|digits| self.short("phone", &digits))).collect()
+    }
+
+    /// 128 bits are enough to tell a shop's customers apart, and halve the look-up rows.
+    fn short(&self, kind: &str, value: &str) -> String {
+        let mut hash = self.key.contact_hash(kind, value);
+        hash.truncate(32);
+        hash
+    }
+
+    fn place<'a>(&'a self, key: &'a Key, attribute: &'a str) -> Place<'a> {
+        Place { table: &self.table, key, attribute, purpose: Purpose::PersonalData }
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, DataError> {
+    serde_json::to_vec(value).map_err(|_| StoreError::Malformed(SEALED).into())
+}
+
+fn stored_version(item: &Item) -> Result<Version, StoreError> {
+    Version::decode(item.need_text("version")?).ok_or(StoreError::Malformed("version"))
+}
+
+/// The look-up rows that belong to an item, as it says itself.
+fn pointers(shop: &ShopDomain, target: Target, item: &Item) -> Vec<Key> {
+    let hashes = item.get_text("contacts").unwrap_or_default().split(' ').filter(|hash| !hash.is_empty());
+    let mut keys: Vec<Key> = hashes.map(|hash| Key::contact_of(shop, hash, &target.name())).collect();
+    if let (Target::Order(id), Some(owner)) = (target, item.get_text("customer").and_then(|c| c.parse().ok())) {
+        keys.push(Key::order_of(shop, owner, id));
+    }
+    keys
+}
+
+async fn pause(round: u32) {
+    tokio::time::sleep(Duration::from_millis(fastrand::u64(1..=(5 << round.min(6))))).await;
+}

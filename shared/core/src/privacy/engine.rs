@@ -1,0 +1,508 @@
+//! The engine: takes a request into the ledger and works it off, page by page, from wherever the last worker stopped.
+//!
+//! What a customer's request needs lies sealed in the shop's partition (`JOB#…`) until it is closed: whom it is about and
+//! how far it got. So it survives the loss of its message, and goes with the shop when that is erased. A kill
+//! repeats at most the page that was under way, which changes nothing but that page's count.
+
+use std::collections::BTreeMap;
+
+use aws_sdk_s3::primitives::ByteStream;
+use gatehouse_shopify::{ShopDomain, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::data::{Registry, Subject};
+use super::export::{Writer, Writing};
+use super::ledger::{self, Closing, Entry, NewEntry, State};
+use super::objects::Objects;
+use super::queues::Queues;
+use super::request::{Asked, Kind, RequestId};
+use super::{Budget, DataError, Retention, export, sections};
+use crate::audit::{self, Actor};
+use crate::mirror::{Mirror, WRITTEN_AT};
+use crate::queue::{Body, Envelope, QueueError, Source, Version};
+use crate::seal::Sealer;
+use crate::store::{Cond, Cursor, Item, Key, StoreError, Table, Write};
+
+/// How far a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Closed, now or before.
+    Closed(State),
+    /// The budget is spent: what was reached is stored, and the message was sent again.
+    Paused,
+}
+
+/// An export, ready to be handed to the merchant.
+pub struct ExportFile {
+    /// Its whole size in bytes.
+    pub bytes: u64,
+    /// When it is deleted.
+    pub expires_at: Timestamp,
+    /// The content, or the range of it that was asked for.
+    pub content: ByteStream,
+}
+
+/// Everything that privacy works on. Cheap to clone.
+#[derive(Clone)]
+pub struct Privacy {
+    pub(crate) table: Table,
+    pub(crate) mirror: Mirror,
+    pub(crate) objects: Objects,
+    pub(crate) queues: Queues,
+    pub(crate) registry: Registry,
+    pub(crate) keep: Retention,
+}
+
+/// A customer's request under way, as it lies sealed in the shop's partition.
+#[derive(Serialize, Deserialize)]
+struct Job {
+    asked: Asked,
+    triggered_at: Timestamp,
+    subject: Option<Subject>,
+    section: Option<String>,
+    after: Option<String>,
+    counts: BTreeMap<String, u64>,
+    writing: Option<Writing>,
+}
+
+const JOB: &str = "JOB";
+const SEALED: &str = "sealed";
+
+impl Privacy {
+    /// Over the house's own data; [`Privacy::with`] adds an app's.
+    pub fn new(table: Table, sealer: Sealer, objects: Objects, queues: Queues, keep: Retention) -> Self {
+        let mirror = Mirror::new(table.clone(), sealer, keep.clone());
+        // Orders before customers: whom the orders belong to is found by the customers.
+        let registry = Registry::new()
+            .with(sections::Orders(mirror.clone()))
+            .with(sections::Customers(mirror.clone()))
+            .with(sections::Deliveries(table.clone()))
+            .with(sections::WaitingBodies(objects.clone()))
+            .with(sections::DeadLetters(queues.clone()))
+            .with(sections::Exports { table: table.clone(), objects: objects.clone() })
+            .with(sections::Audits(table.clone()))
+            .with(sections::Requests(table.clone()));
+        Self { table, mirror, objects, queues, registry, keep }
+    }
+
+    /// With an app's own data.
+    #[must_use]
+    pub fn with(mut self, section: impl super::PersonalData + 'static) -> Self {
+        self.registry = self.registry.with(section);
+        self
+    }
+
+    /// The mirror that it covers.
+    pub fn mirror(&self) -> &Mirror {
+        &self.mirror
+    }
+
+    /// Takes the request of a delivery into the ledger, if it is not there, and works on it within the budget. `body` reads
+    /// the delivery's body; it is asked for only when the request is new.
+    ///
+    /// # Errors
+    /// [`DataError`]; the ledger then says `failed` with its code, and the call may be repeated.
+    pub async fn handle(
+        &self,
+        envelope: &Envelope,
+        body: impl AsyncFnOnce() -> Result<String, QueueError>,
+        budget: &mut Budget,
+        now: Timestamp,
+    ) -> Result<Outcome, DataError> {
+        let kind = Kind::of_topic(&envelope.topic).ok_or(DataError::Payload("not_a_privacy_topic"))?;
+        let id = self.take_in(envelope, kind, body, now).await?;
+        let entry = ledger::get(&self.table, &envelope.shop, &id).await?.ok_or(DataError::NotFound)?;
+        if entry.state.is_closed() || !ledger::working(&self.table, &envelope.shop, &id, now).await? {
+            return Ok(Outcome::Closed(entry.state));
+        }
+        let worked = match kind {
+            Kind::ShopRedact => self.erase_shop(envelope, &id, budget, now).await,
+            Kind::DataRequest | Kind::CustomerRedact => self.work(&envelope.shop, &id, budget, now).await,
+        };
+        if let Err(error) = &worked {
+            ledger::failed(&self.table, &envelope.shop, &id, error.code(), now).await?;
+        }
+        worked
+    }
+
+    /// One page of a shop's requests, newest first, at most 100.
+    ///
+    /// # Errors
+    /// [`DataError`].
+    pub async fn list(
+        &self,
+        shop: &ShopDomain,
+        after: Option<&Cursor>,
+        limit: u16,
+    ) -> Result<(Vec<Entry>, Option<Cursor>), DataError> {
+        Ok(ledger::list(&self.table, shop, after, limit.clamp(1, 100)).await?)
+    }
+
+    /// One request.
+    ///
+    /// # Errors
+    /// [`DataError`].
+    pub async fn get(&self, shop: &ShopDomain, id: &RequestId) -> Result<Option<Entry>, DataError> {
+        Ok(ledger::get(&self.table, shop, id).await?)
+    }
+
+    /// Opens the export of a data request, or a range of it (first and last byte), after an audit record was written.
+    ///
+    /// # Errors
+    /// [`DataError::NotFound`] when there is none, not yet, or not any more; else [`DataError`].
+    pub async fn open_export(
+        &self,
+        shop: &ShopDomain,
+        id: &RequestId,
+        range: Option<(u64, u64)>,
+        reader: &Actor,
+        now: Timestamp,
+    ) -> Result<ExportFile, DataError> {
+        let name = id.to_string();
+        let item = self.table.get(&Key::export(shop, &name)).await?.ok_or(DataError::NotFound)?;
+        let ready = item.get_number("bytes").and_then(|bytes| u64::try_from(bytes).ok());
+        let (Some(bytes), false) = (ready, item.is_expired(now)) else { return Err(DataError::NotFound) };
+        let expires_at = item.get_time("ends_at").ok_or(StoreError::Malformed("ends_at"))?;
+        let marks: Vec<String> = item.get_text("subjects").unwrap_or_default().split(' ').map(str::to_owned).collect();
+        audit::record(&self.table, shop, reader, "export.open", 1, &marks, now, &self.keep).await?;
+        let content = self.objects.stream(&Objects::export_key(shop, &name), range).await?;
+        Ok(ExportFile { bytes, expires_at, content: content.ok_or(DataError::NotFound)? })
+    }
+
+    /// Until when everything of this shop is erased, if it ever was.
+    ///
+    /// # Errors
+    /// [`DataError`].
+    pub async fn erased_at(&self, shop: &ShopDomain) -> Result<Option<Timestamp>, DataError> {
+        self.mirror.shop_erased_at(shop).await
+    }
+
+    async fn take_in(
+        &self,
+        envelope: &Envelope,
+        kind: Kind,
+        body: impl AsyncFnOnce() -> Result<String, QueueError>,
+        now: Timestamp,
+    ) -> Result<RequestId, DataError> {
+        let shop = &envelope.shop;
+        let by_delivery = format!("delivery.{}", envelope.webhook_id);
+        if let Some(id) = ledger::find(&self.table, shop, kind, &by_delivery).await? {
+            return Ok(id);
+        }
+        let asked = Asked::parse(kind, &body().await?)?;
+        let mut names = vec![by_delivery.clone()];
+        if let Some(request) = asked.data_request {
+            let by_request = format!("request.{request}");
+            if let Some(id) = ledger::find(&self.table, shop, kind, &by_request).await? {
+                return Ok(id);
+            }
+            names.push(by_request);
+        }
+        let key = asked.data_request.map_or_else(|| envelope.webhook_id.clone(), |id| id.to_string());
+        let id = RequestId::new(envelope.received_at, kind, &key);
+        let triggered_at = envelope.triggered_at.unwrap_or(envelope.received_at);
+        let erased = self.erased_at(shop).await?.is_some_and(|at| triggered_at <= at);
+        // Nothing may be written into the partition of a shop that is erased.
+        let job = match kind {
+            Kind::DataRequest | Kind::CustomerRedact if !erased => {
+                let counts = BTreeMap::new();
+                let (subject, section, after, writing) = (None, None, None, None);
+                let job = Job { asked, triggered_at, subject, section, after, counts, writing };
+                let item = self.sealed(shop, &id, &job, now).await?;
+                Some(Write::Put { key: job_key(shop, &id), item, only_if: None })
+            }
+            _ => None,
+        };
+        let new = NewEntry {
+            id: &id,
+            webhook_id: &envelope.webhook_id,
+            triggered_at,
+            names: &names,
+            expires: self.keep.ledger(now),
+        };
+        if ledger::open(&self.table, shop, &new, job, now).await? {
+            return Ok(id);
+        }
+        // Another worker took the same request in: theirs counts.
+        for name in &names {
+            if let Some(id) = ledger::find(&self.table, shop, kind, name).await? {
+                return Ok(id);
+            }
+        }
+        Err(DataError::Busy)
+    }
+
+    async fn work(
+        &self,
+        shop: &ShopDomain,
+        id: &RequestId,
+        budget: &mut Budget,
+        now: Timestamp,
+    ) -> Result<Outcome, DataError> {
+        let Some(item) = self.table.get(&job_key(shop, id)).await? else {
+            // Only an erasure takes a job away before it is closed: there is nothing left to do it on.
+            return self
+                .close(
+                    shop,
+                    id,
+                    State::NothingHeld,
+                    &Closing { decision: Some("shop_erased"), ..Closing::default() },
+                    now,
+                )
+                .await;
+        };
+        let key = self.mirror.key(shop, now).await?;
+        let plain = key.open(&job_key(shop, id), SEALED, item.need_bytes(SEALED)?)?;
+        let mut job: Job = serde_json::from_slice(&plain).map_err(|_| StoreError::Malformed(SEALED))?;
+        if job.subject.is_none() {
+            let subject = self.subject(shop, id, &job, now).await?;
+            ledger::concerns(&self.table, shop, id, &subject.marks).await?;
+            job.subject = Some(subject);
+            self.save(shop, id, &job, now).await?;
+        }
+        let subject = job.subject.clone().ok_or(StoreError::Malformed("subject"))?;
+        match id.kind() {
+            Kind::DataRequest => self.collect(id, job, &subject, budget, now).await,
+            Kind::CustomerRedact | Kind::ShopRedact => self.redact(id, job, &subject, budget, now).await,
+        }
+    }
+
+    /// Whom a request is about.
+    async fn subject(
+        &self,
+        shop: &ShopDomain,
+        id: &RequestId,
+        job: &Job,
+        now: Timestamp,
+    ) -> Result<Subject, DataError> {
+        let asked = &job.asked;
+        let customer_ids = match (asked.customer_id, &asked.email) {
+            (Some(id), _) => vec![id],
+            // The phone number alone only where there is no address: two people may share a phone, and nobody may
+            // receive, or lose, another's data.
+            (None, Some(email)) => self.mirror.customers_by_contact(shop, Some(email), None, now).await?,
+            (None, None) => self.mirror.customers_by_contact(shop, None, asked.phone.as_deref(), now).await?,
+        };
+        let key = self.mirror.key(shop, now).await?;
+        let mut emails: Vec<String> = asked.email.iter().cloned().collect();
+        let mut phones: Vec<String> = asked.phone.iter().cloned().collect();
+        for id in &customer_ids {
+            if let Some(customer) = self.mirror.read_customer(shop, &key, *id).await? {
+                emails.extend(customer.email);
+                phones.extend(customer.phone);
+            }
+        }
+        for list in [&mut emails, &mut phones] {
+            list.sort_unstable();
+            list.dedup();
+        }
+        let mut contacts: Vec<String> = emails.iter().flat_map(|email| key.contacts(Some(email), None)).collect();
+        contacts.extend(phones.iter().flat_map(|phone| key.contacts(None, Some(phone))));
+        contacts.sort_unstable();
+        contacts.dedup();
+        Ok(Subject {
+            shop: shop.clone(),
+            marks: customer_ids.iter().map(|id| key.customer(*id)).collect(),
+            customer_ids,
+            order_ids: asked.orders.clone(),
+            emails,
+            phones,
+            contacts,
+            as_of: job.triggered_at,
+            request: id.to_string(),
+        })
+    }
+
+    async fn redact(
+        &self,
+        id: &RequestId,
+        mut job: Job,
+        subject: &Subject,
+        budget: &mut Budget,
+        now: Timestamp,
+    ) -> Result<Outcome, DataError> {
+        let shop = &subject.shop;
+        let Subject { customer_ids, order_ids, contacts, as_of, .. } = subject;
+        // Tombstones first: from here on nothing as old as the request is stored, so the pages below see all there is.
+        self.mirror.bury_redacted(shop, customer_ids, order_ids, contacts, *as_of, now).await?;
+        let mut at = self.registry.position(job.section.as_deref()).unwrap_or(0);
+        while let Some(section) = self.registry.sections().get(at) {
+            if !budget.spend() {
+                return self.pause(shop, id, &job, now).await;
+            }
+            let page = section.erase(subject, job.after.as_deref()).await?;
+            *job.counts.entry(section.name().to_owned()).or_default() += page.erased;
+            at += usize::from(page.next.is_none());
+            job.after = page.next;
+            job.section = self.registry.sections().get(at).map(|section| section.name().to_owned());
+            self.save(shop, id, &job, now).await?;
+        }
+        self.close_covered(shop, id, &subject.marks, now).await?;
+        job.counts.retain(|_, count| *count > 0);
+        let state = if job.counts.is_empty() { State::NothingHeld } else { State::Done };
+        self.close(shop, id, state, &Closing { counts: Some(&job.counts), ..Closing::default() }, now).await
+    }
+
+    /// Earlier requests about the same customer that are still open have nothing left to work on.
+    async fn close_covered(
+        &self,
+        shop: &ShopDomain,
+        by: &RequestId,
+        marks: &[String],
+        now: Timestamp,
+    ) -> Result<(), DataError> {
+        let mut after = None;
+        loop {
+            let (entries, next) = ledger::list(&self.table, shop, after.as_ref(), 100).await?;
+            for entry in entries {
+                let theirs = entry.id.kind() != Kind::ShopRedact
+                    && entry.id != *by
+                    && entry.triggered_at <= now
+                    && !entry.state.is_closed()
+                    && entry.marks.iter().any(|mark| marks.contains(mark));
+                if theirs {
+                    let closing = Closing { decision: Some("customer_erased"), ..Closing::default() };
+                    self.close(shop, &entry.id, State::NothingHeld, &closing, now).await?;
+                }
+            }
+            match next {
+                Some(next) => after = Some(next),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn collect(
+        &self,
+        id: &RequestId,
+        mut job: Job,
+        subject: &Subject,
+        budget: &mut Budget,
+        now: Timestamp,
+    ) -> Result<Outcome, DataError> {
+        let shop = &subject.shop;
+        let name = id.to_string();
+        let expires = self.keep.exports(now);
+        let object = Objects::export_key(shop, &name);
+        let mut writer = match job.writing.take() {
+            Some(writing) => Writer::wake(&self.objects, object.clone(), writing).await?,
+            None => {
+                // Whatever an earlier try left, nobody can go on from.
+                export::erase(&self.objects, &object).await?;
+                (job.section, job.after, job.counts) = (None, None, BTreeMap::new());
+                Writer::begin(&self.objects, id, subject, now, expires).await?
+            }
+        };
+        // From here on an erasure of this customer finds the export, finished or not.
+        let item = Item::new()
+            .text("request", &name)
+            .text("subjects", subject.marks.join(" "))
+            .time(WRITTEN_AT, now)
+            .time("ends_at", expires)
+            .expires(expires);
+        self.table.put(&Key::export(shop, &name), item.clone(), None).await?;
+        let mut at = self.registry.position(job.section.as_deref()).unwrap_or(0);
+        while let Some(section) = self.registry.sections().get(at) {
+            if !budget.spend() {
+                job.writing = Some(writer.sleep().await?);
+                return self.pause(shop, id, &job, now).await;
+            }
+            let page = section.export(subject, job.after.as_deref()).await?;
+            writer.page(section.name(), &page.records).await?;
+            *job.counts.entry(section.name().to_owned()).or_default() += page.records.len() as u64;
+            if page.next.is_none() {
+                writer.end_section();
+                at += 1;
+            }
+            job.after = page.next;
+            job.section = self.registry.sections().get(at).map(|section| section.name().to_owned());
+        }
+        job.counts.retain(|_, count| *count > 0);
+        // Records of what was done about the customer are no data held on them when nothing else is.
+        if job.counts.keys().all(|section| section == "requests") {
+            writer.drop_all().await?;
+            self.table.delete(&Key::export(shop, &name), None).await?;
+            return self.close(shop, id, State::NothingHeld, &Closing::default(), now).await;
+        }
+        let bytes = writer.finish(&job.counts).await?;
+        let size = i64::try_from(bytes).unwrap_or(i64::MAX);
+        // An erasure that came meanwhile took the row: then the file goes too.
+        match self.table.put(&Key::export(shop, &name), item.number("bytes", size), Some(Cond::exists())).await {
+            Ok(()) => {}
+            Err(StoreError::ConditionFailed { .. }) => {
+                self.objects.delete(&object).await?;
+                let closing = Closing { decision: Some("customer_erased"), ..Closing::default() };
+                return self.close(shop, id, State::NothingHeld, &closing, now).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let marks = &subject.marks;
+        let reader = Actor::System("data_request");
+        let count = job.counts.values().sum::<u64>();
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        audit::record(&self.table, shop, &reader, "export.make", count, marks, now, &self.keep).await?;
+        let closing = Closing { counts: Some(&job.counts), export: Some((bytes, expires)), decision: None };
+        self.close(shop, id, State::Done, &closing, now).await
+    }
+
+    /// Closes a request and forgets its job, in this order: a kill between the two leaves a job that the next worker, or
+    /// the shop's erasure, removes.
+    pub(crate) async fn close(
+        &self,
+        shop: &ShopDomain,
+        id: &RequestId,
+        state: State,
+        closing: &Closing<'_>,
+        now: Timestamp,
+    ) -> Result<Outcome, DataError> {
+        ledger::close(&self.table, shop, id, state, closing, now).await?;
+        self.table.delete(&job_key(shop, id), None).await?;
+        tracing::info!(%shop, request = %id, state = state.as_str(), decision = closing.decision, "privacy request closed");
+        Ok(Outcome::Closed(state))
+    }
+
+    async fn pause(&self, shop: &ShopDomain, id: &RequestId, job: &Job, now: Timestamp) -> Result<Outcome, DataError> {
+        self.save(shop, id, job, now).await?;
+        let entry = ledger::get(&self.table, shop, id).await?.ok_or(DataError::NotFound)?;
+        self.send_again(shop, &entry).await?;
+        Ok(Outcome::Paused)
+    }
+
+    /// Sends the message of an open request again, without its body: all that is needed lies in the ledger and the job.
+    pub(crate) async fn send_again(&self, shop: &ShopDomain, entry: &Entry) -> Result<(), DataError> {
+        let envelope = Envelope {
+            v: Version,
+            source: Source::Https,
+            shop: shop.clone(),
+            topic: entry.topic.to_owned(),
+            webhook_id: entry.webhook_id.clone(),
+            event_id: None,
+            api_version: None,
+            name: None,
+            triggered_at: Some(entry.triggered_at),
+            received_at: entry.received_at,
+            secret_generation: None,
+            body: Body::Inline { inline: "{}".to_owned() },
+        };
+        self.queues.send_privacy(&envelope.to_json()).await
+    }
+
+    async fn save(&self, shop: &ShopDomain, id: &RequestId, job: &Job, now: Timestamp) -> Result<(), DataError> {
+        let item = self.sealed(shop, id, job, now).await?;
+        // An erasure of the shop may have taken the job: it must not come back.
+        match self.table.put(&job_key(shop, id), item, Some(Cond::exists())).await {
+            Ok(()) | Err(StoreError::ConditionFailed { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn sealed(&self, shop: &ShopDomain, id: &RequestId, job: &Job, now: Timestamp) -> Result<Item, DataError> {
+        let plain = serde_json::to_vec(job).map_err(|_| StoreError::Malformed(SEALED))?;
+        let sealed = self.mirror.key(shop, now).await?.seal(&job_key(shop, id), SEALED, &plain)?;
+        Ok(Item::new().bytes(SEALED, sealed).time(WRITTEN_AT, now))
+    }
+}
+
+pub(crate) fn job_key(shop: &ShopDomain, id: &RequestId) -> Key {
+    Key::custom(shop, JOB, &id.to_string())
+}

@@ -1,0 +1,153 @@
+//! The queues, as privacy needs them: sending a request's message again, and walking through the dead letters.
+//!
+//! SQS shows a dead letter only by hiding it for a while, so a walk hides them all, looks at each, deletes what it must,
+//! and lets the others go again.
+//!
+//! It must never: leave a dead letter hidden for longer than the walk, or log what one says.
+
+use std::collections::HashMap;
+
+use aws_sdk_sqs::Client;
+use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_sqs::types::{ChangeMessageVisibilityBatchRequestEntry, QueueAttributeName};
+use serde_json::Value;
+
+use super::DataError;
+
+/// How long one walk may hide a message, in seconds.
+const HIDDEN_SECS: i32 = 300;
+/// The most dead letters of one queue that a walk looks at; an operator is called by the alarm long before.
+const MOST: usize = 20_000;
+/// Empty answers in a row after which a queue counts as walked through: SQS asks a sample of its servers.
+const EMPTY_ANSWERS: u32 = 2;
+
+/// Both queues. Cheap to clone.
+#[derive(Clone)]
+pub struct Queues {
+    client: Client,
+    privacy: String,
+    events: String,
+}
+
+/// What a walk found.
+#[derive(Default)]
+pub(crate) struct Walk {
+    pub(crate) deleted: u64,
+    pub(crate) found: Vec<Value>,
+}
+
+impl Queues {
+    /// By the URLs of the two source queues; their dead-letter queues are what their redrive policies name.
+    pub fn new(client: Client, privacy: impl Into<String>, events: impl Into<String>) -> Self {
+        Self { client, privacy: privacy.into(), events: events.into() }
+    }
+
+    /// Sends a message to the privacy queue.
+    pub(crate) async fn send_privacy(&self, message: &str) -> Result<(), DataError> {
+        let send = self.client.send_message().queue_url(&self.privacy).message_body(message);
+        send.send().await.map(|_| ()).map_err(|e| refused(&e))
+    }
+
+    /// Looks at every dead letter of both queues and takes those that `wanted` picks: deletes them, or with `keep` shows
+    /// them.
+    pub(crate) async fn dead_letters(
+        &self,
+        keep: bool,
+        wanted: impl Fn(&Value) -> bool + Sync,
+    ) -> Result<Walk, DataError> {
+        let mut walk = Walk::default();
+        for source in [&self.privacy, &self.events] {
+            if let Some(url) = self.dead_letter_queue(source).await? {
+                let mut hidden = Vec::new();
+                let walked = self.walk(&url, keep, &wanted, &mut walk, &mut hidden).await;
+                // Also after a failure: an operator must find the letters that are nobody's business here.
+                self.show_again(&url, &hidden).await?;
+                walked?;
+            }
+        }
+        Ok(walk)
+    }
+
+    async fn walk(
+        &self,
+        url: &str,
+        keep: bool,
+        wanted: &(impl Fn(&Value) -> bool + Sync),
+        walk: &mut Walk,
+        hidden: &mut Vec<String>,
+    ) -> Result<(), DataError> {
+        let mut empty = 0;
+        while empty < EMPTY_ANSWERS && hidden.len() < MOST {
+            let answer = self
+                .client
+                .receive_message()
+                .queue_url(url)
+                .max_number_of_messages(10)
+                .visibility_timeout(HIDDEN_SECS)
+                .wait_time_seconds(0)
+                .send()
+                .await
+                .map_err(|e| refused(&e))?;
+            let messages = answer.messages.unwrap_or_default();
+            empty = if messages.is_empty() { empty + 1 } else { 0 };
+            for message in messages {
+                let Some(handle) = message.receipt_handle else { continue };
+                let body: Value = serde_json::from_str(message.body.as_deref().unwrap_or_default()).unwrap_or_default();
+                if !wanted(&body) {
+                    hidden.push(handle);
+                } else if keep {
+                    hidden.push(handle);
+                    walk.found.push(body);
+                } else {
+                    let delete = self.client.delete_message().queue_url(url).receipt_handle(handle);
+                    delete.send().await.map_err(|e| refused(&e))?;
+                    walk.deleted += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn show_again(&self, url: &str, handles: &[String]) -> Result<(), DataError> {
+        for ten in handles.chunks(10) {
+            let entries = ten.iter().enumerate().map(|(n, handle)| {
+                ChangeMessageVisibilityBatchRequestEntry::builder()
+                    .id(n.to_string())
+                    .receipt_handle(handle)
+                    .visibility_timeout(0)
+                    .build()
+            });
+            let entries = entries.collect::<Result<Vec<_>, _>>().map_err(|_| DataError::Queue("Build".to_owned()))?;
+            let change = self.client.change_message_visibility_batch().queue_url(url).set_entries(Some(entries));
+            change.send().await.map_err(|e| refused(&e))?;
+        }
+        Ok(())
+    }
+
+    async fn dead_letter_queue(&self, source: &str) -> Result<Option<String>, DataError> {
+        let answer = self
+            .client
+            .get_queue_attributes()
+            .queue_url(source)
+            .attribute_names(QueueAttributeName::RedrivePolicy)
+            .send()
+            .await
+            .map_err(|e| refused(&e))?;
+        let attributes: HashMap<_, _> = answer.attributes.unwrap_or_default();
+        let policy = attributes.get(&QueueAttributeName::RedrivePolicy).map_or("", String::as_str);
+        let policy: Value = serde_json::from_str(policy).unwrap_or_default();
+        let arn = policy.get("deadLetterTargetArn").and_then(Value::as_str).unwrap_or_default();
+        // arn:aws:sqs:{region}:{account}:{name}
+        let mut parts = arn.splitn(6, ':').skip(4);
+        let (Some(account), Some(name)) = (parts.next(), parts.next()) else { return Ok(None) };
+        let get = self.client.get_queue_url().queue_name(name).queue_owner_aws_account_id(account);
+        let url = get.send().await.map_err(|e| refused(&e))?.queue_url;
+        Ok(url)
+    }
+}
+
+/// By AWS's error code alone.
+fn refused<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> DataError {
+    let code = error.as_service_error().and_then(ProvideErrorMetadata::code);
+    DataError::Queue(code.unwrap_or("NoAnswer").to_owned())
+}

@@ -1,0 +1,479 @@
+//! The house's own data under the privacy topics: the mirror, what is known of deliveries and reads, exports, bodies and
+//! dead letters that wait.
+//!
+//! Each is one [`PersonalData`], and the mirror is the model for an app's own: pages, cursors, nothing that a second call
+//! could break.
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use gatehouse_shopify::{ShopDomain, Timestamp};
+use serde_json::{Value, json};
+
+use super::data::{ErasePage, ExportPage, PersonalData, Subject};
+use super::objects::Objects;
+use super::queues::Queues;
+use super::request::RequestId;
+use super::{DataError, export, ledger};
+use crate::clock;
+use crate::mirror::{Mirror, Order, Target};
+use crate::store::{Changes, Cond, Cursor, Range, StoreError, Table};
+
+/// Records on one page.
+const PAGE: u16 = 200;
+/// Rows looked through on one page, where only some concern the customer.
+const LOOKED_THROUGH: u16 = 500;
+/// Bodies on one page: each may be some megabytes.
+const BODIES: i32 = 10;
+
+type Exported<'a> = BoxFuture<'a, Result<ExportPage, DataError>>;
+type Erased<'a> = BoxFuture<'a, Result<ErasePage, DataError>>;
+
+/// Mirrored orders: the customer's, those that the request names, and guests' under the same e-mail address or phone
+/// number. An order of another customer stays that customer's.
+pub struct Orders(pub Mirror);
+
+/// Where a pass over the orders stands.
+enum At {
+    /// The orders of the nth customer, behind this row.
+    Owned(usize, Option<String>),
+    /// From the nth order that the request names.
+    Named(usize),
+    /// The guests' orders of the nth contact.
+    Guest(usize),
+}
+
+impl At {
+    fn parse(text: Option<&str>) -> Self {
+        let mut parts = text.unwrap_or("owned 0").splitn(3, ' ');
+        let (kind, n, row) = (parts.next(), parts.next().and_then(|n| n.parse().ok()).unwrap_or(0), parts.next());
+        match kind {
+            Some("named") => Self::Named(n),
+            Some("guest") => Self::Guest(n),
+            _ => Self::Owned(n, row.map(str::to_owned)),
+        }
+    }
+
+    fn write(&self) -> String {
+        match self {
+            Self::Owned(n, Some(row)) => format!("owned {n} {row}"),
+            Self::Owned(n, None) => format!("owned {n}"),
+            Self::Named(n) => format!("named {n}"),
+            Self::Guest(n) => format!("guest {n}"),
+        }
+    }
+}
+
+impl Orders {
+    /// One page of the orders concerned.
+    async fn page(&self, subject: &Subject, after: Option<&str>) -> Result<(Vec<Order>, Option<String>), DataError> {
+        let shop = &subject.shop;
+        let key = self.0.key(shop, clock::now()).await?;
+        let owned = |order: &Order| order.customer_id.is_some_and(|id| subject.customer_ids.contains(&id));
+        let (orders, next) = match At::parse(after) {
+            At::Owned(n, row) => match subject.customer_ids.get(n) {
+                Some(&id) => {
+                    let row = row.as_deref().and_then(Cursor::parse);
+                    let (orders, next) = self.0.orders_of(shop, &key, id, row.as_ref(), PAGE).await?;
+                    let next = match next {
+                        Some(row) => At::Owned(n, Some(row.as_str().to_owned())),
+                        None => At::Owned(n + 1, None),
+                    };
+                    (orders, Some(next))
+                }
+                None => (Vec::new(), Some(At::Named(0))),
+            },
+            At::Named(n) => {
+                let mut orders = Vec::new();
+                let named = subject.order_ids.iter().skip(n).take(usize::from(PAGE));
+                for id in named {
+                    orders.extend(self.0.read_order(shop, &key, *id).await?.filter(|order| !owned(order)));
+                }
+                let next = n + usize::from(PAGE);
+                let more = next < subject.order_ids.len();
+                (orders, Some(if more { At::Named(next) } else { At::Guest(0) }))
+            }
+            At::Guest(n) => match subject.contacts.get(n) {
+                Some(hash) => {
+                    let mut orders = Vec::new();
+                    for target in self.0.with_contact(shop, hash).await? {
+                        let Target::Order(id) = target else { continue };
+                        let first = !subject.order_ids.contains(&id);
+                        let order = self.0.read_order(shop, &key, id).await?;
+                        orders.extend(order.filter(|order| order.customer_id.is_none() && first));
+                    }
+                    (orders, Some(At::Guest(n + 1)))
+                }
+                None => (Vec::new(), None),
+            },
+        };
+        Ok((orders, next.map(|at| at.write())))
+    }
+}
+
+impl PersonalData for Orders {
+    fn name(&self) -> &'static str {
+        "orders"
+    }
+
+    fn export<'a>(&'a self, subject: &'a Subject, after: Option<&'a str>) -> Exported<'a> {
+        async move {
+            let (orders, next) = self.page(subject, after).await?;
+            Ok(ExportPage { records: orders.iter().map(order_record).collect(), next })
+        }
+        .boxed()
+    }
+
+    fn erase<'a>(&'a self, subject: &'a Subject, after: Option<&'a str>) -> Erased<'a> {
+        async move {
+            let (orders, next) = self.page(subject, after).await?;
+            let mut erased = 0;
+            for order in orders {
+                let target = Target::Order(order.id);
+                erased += u64::from(self.0.remove(&subject.shop, target, subject.as_of).await?);
+            }
+            Ok(ErasePage { erased, next })
+        }
+        .boxed()
+    }
+}
+
+fn order_record(order: &Order) -> Value {
+    let time = |at: Option<Timestamp>| at.map(Timestamp::to_rfc3339);
+    json!({
+        "id": order.id, "name": order.name, "customer_id": order.customer_id, "total": order.total,
+        "currency": order.currency, "email": order.email, "phone": order.phone, "created_at": time(order.created_at),
+        "updated_at": time(order.updated_at), "cancelled_at": time(order.cancelled_at),
+    })
+}
+
+/// Mirrored customers.
+pub struct Customers(pub Mirror);
+
+impl PersonalData for Customers {
+    fn name(&self) -> &'static str {
+        "customers"
+    }
+
+    fn export<'a>(&'a self, subject: &'a Subject, _after: Option<&'a str>) -> Exported<'a> {
+        async move {
+            let key = self.0.key(&subject.shop, clock::now()).await?;
+            let mut records = Vec::new();
+            for id in &subject.customer_ids {
+                if let Some(customer) = self.0.read_customer(&subject.shop, &key, *id).await? {
+                    records.push(json!({
+                        "id": customer.id, "email": customer.email, "phone": customer.phone,
+                        "first_name": customer.first_name, "last_name": customer.last_name, "state": customer.state,
+                        "updated_at": customer.updated_at.map(Timestamp::to_rfc3339),
+                    }));
+                }
+            }
+            Ok(ExportPage { records, next: None })
+        }
+        .boxed()
+    }
+
+    fn erase<'a>(&'a self, subject: &'a Subject, _after: Option<&'a str>) -> Erased<'a> {
+        async move {
+            let mut erased = 0;
+            for id in &subject.customer_ids {
+                erased += u64::from(self.0.remove(&subject.shop, Target::Customer(*id), subject.as_of).await?);
+            }
+            Ok(ErasePage { erased, next: None })
+        }
+        .boxed()
+    }
+}
+
+/// Which deliveries concerned the customer, for as long as such records are kept.
+pub struct Deliveries(pub Table);
+
+impl PersonalData for Deliveries {
+    fn name(&self) -> &'static str {
+        "deliveries"
+    }
+
+    fn export<'a>(&'a self, subject: &'a Subject, after: Option<&'a str>) -> Exported<'a> {
+        async move {
+            let after = after.and_then(Cursor::parse);
+            let page = self.0.query(&Range::deliveries(&subject.shop), after.as_ref(), LOOKED_THROUGH).await?;
+            let theirs = page.items.iter().filter(|item| subject.is_in(item.get_text("subjects").unwrap_or_default()));
+            let records = theirs.map(|item| {
+                let at = item.get_time(crate::mirror::WRITTEN_AT).map(Timestamp::to_rfc3339);
+                json!({"topic": item.get_text("topic"), "outcome": item.get_text("outcome"), "received_at": at})
+            });
+            Ok(ExportPage { records: records.collect(), next: page.next.map(|next| next.as_str().to_owned()) })
+        }
+        .boxed()
+    }
+
+    fn erase<'a>(&'a self, subject: &'a Subject, after: Option<&'a str>) -> Erased<'a> {
+        async move {
+            let after = after.and_then(Cursor::parse);
+            let page = self.0.query(&Range::deliveries(&subject.shop), after.as_ref(), LOOKED_THROUGH).await?;
+            let theirs = page.items.iter().filter(|item| subject.is_in(item.get_text("subjects").unwrap_or_default()));
+            let keys: Vec<_> = theirs.filter_map(crate::store::Item::key).collect();
+            self.0.delete_batch(&keys).await?;
+            Ok(ErasePage { erased: keys.len() as u64, next: page.next.map(|next| next.as_str().to_owned()) })
+        }
+        .boxed()
+    }
+}
+
+/// Bodies that were too large for a message and wait in the bucket for their delivery to be applied.
+pub struct WaitingBodies(pub Objects);
+
+impl WaitingBodies {
+    async fn theirs(
+        &self,
+        subject: &Subject,
+        after: Option<&str>,
+    ) -> Result<(Vec<(String, Value)>, Option<String>), DataError> {
+        let keys = self.0.list(&Objects::deliveries(&subject.shop), after, BODIES).await?;
+        let next = keys.last().map(|(key, _)| key.clone());
+        let mut found = Vec::new();
+        for (key, _) in keys {
+            let body = self.0.get(&key).await?.unwrap_or_default();
+            // What is not JSON was never a delivery of ours to begin with; nothing in it can be told to be anybody's.
+            let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+            if subject.is_in_body(&body) {
+                found.push((key, body));
+            }
+        }
+        Ok((found, next))
+    }
+}
+
+impl PersonalData for WaitingBodies {
+    fn name(&self) -> &'static str {
+        "waiting_bodies"
+    }
+
+    fn export<'a>(&'a self, subject: &'a Subject, after: Option<&'a str>) -> Exported<'a> {
+        async move {
+            let (found, next) = self.theirs(subject, after).await?;
+            Ok(ExportPage { records: found.into_iter().map(|(_, body)| body).collect(), next })
+        }
+        .boxed()
+    }
+
+    fn erase<'a>(&'a self, subject: &'a Subject, after: Option<&'a str>) -> Erased<'a> {
+        async move {
+            let (found, next) = self.theirs(subject, after).await?;
+            for (key, _) in &found {
+                self.0.delete(key).await?;
+            }
+            Ok(ErasePage { erased: found.len() as u64, next })
+        }
+        .boxed()
+    }
+
+    fn erase_shop<'a>(&'a self, shop: &'a ShopDomain, before: Timestamp, after: Option<&'a str>) -> Erased<'a> {
+        erase_objects(&self.0, Objects::deliveries(shop), before, after).boxed()
+    }
+}
+
+/// Deletes one page of the objects below a prefix that are older than `before`.
+async fn erase_objects(
+    objects: &Objects,
+    prefix: String,
+    before: Timestamp,
+    after: Option<&str>,
+) -> Result<ErasePage, DataError> {
+    let keys = objects.list(&prefix, after, 1000).await?;
+    let next = keys.last().map(|(key, _)| key.clone());
+    let mut erased = 0;
+    for (key, written) in keys {
+        // S3 keeps whole seconds. An object of unknown age goes: better a repeated export than kept personal data.
+        if written.is_none_or(|secs| secs <= before.secs()) {
+            objects.delete(&key).await?;
+            erased += 1;
+        }
+    }
+    Ok(ErasePage { erased, next })
+}
+
+/// Messages that failed too often and wait for an operator.
+pub struct DeadLetters(pub Queues);
+
+/// The body that a dead letter carries, if it is one of this shop's.
+fn body_of(shop: &ShopDomain, letter: &Value) -> Option<Value> {
+    (letter.get("shop")?.as_str()? == shop.as_str()).then_some(())?;
+    serde_json::from_str(letter.get("body")?.get("inline")?.as_str()?).ok()
+}
+
+impl PersonalData for DeadLetters {
+    fn name(&self) -> &'static str {
+        "dead_letters"
+    }
+
+    fn export<'a>(&'a self, subject: &'a Subject, _after: Option<&'a str>) -> Exported<'a> {
+        async move {
+            let theirs = |letter: &Value| body_of(&subject.shop, letter).is_some_and(|body| subject.is_in_body(&body));
+            let walk = self.0.dead_letters(true, theirs).await?;
+            let records = walk.found.iter().map(|letter| {
+                json!({"topic": letter.get("topic"), "received_at": letter.get("received_at"),
+                    "body": body_of(&subject.shop, letter)})
+            });
+            Ok(ExportPage { records: records.collect(), next: None })
+        }
+        .boxed()
+    }
+
+    fn erase<'a>(&'a self, subject: &'a Subject, _after: Option<&'a str>) -> Erased<'a> {
+        async move {
+            let theirs = |letter: &Value| body_of(&subject.shop, letter).is_some_and(|body| subject.is_in_body(&body));
+            let walk = self.0.dead_letters(false, theirs).await?;
+            Ok(ErasePage { erased: walk.deleted, next: None })
+        }
+        .boxed()
+    }
+
+    fn erase_shop<'a>(&'a self, shop: &'a ShopDomain, before: Timestamp, _after: Option<&'a str>) -> Erased<'a> {
+        async move {
+            let old = |letter: &Value| {
+                let received = letter.get("received_at").and_then(Value::as_str).and_then(Timestamp::parse_rfc3339);
+                letter.get("shop").and_then(Value::as_str) == Some(shop.as_str())
+                    && received.is_none_or(|at| at <= before)
+            };
+            let walk = self.0.dead_letters(false, old).await?;
+            Ok(ErasePage { erased: walk.deleted, next: None })
+        }
+        .boxed()
+    }
+}
+
+/// Exports made for earlier requests of the same customer.
+pub struct Exports {
+    /// The table.
+    pub table: Table,
+    /// The bucket.
+    pub objects: Objects,
+}
+
+impl PersonalData for Exports {
+    fn name(&self) -> &'static str {
+        "exports"
+    }
+
+    fn export<'a>(&'a self, subject: &'a Subject, after: Option<&'a str>) -> Exported<'a> {
+        async move {
+            let after = after.and_then(Cursor::parse);
+            let page = self.table.query(&Range::exports(&subject.shop), after.as_ref(), PAGE).await?;
+            let earlier = page.items.iter().filter(|item| {
+                subject.is_in(item.get_text("subjects").unwrap_or_default())
+                    && item.get_text("request") != Some(subject.request.as_str())
+            });
+            let records = earlier.map(|item| json!({"request": item.get_text("request")}));
+            Ok(ExportPage { records: records.collect(), next: page.next.map(|next| next.as_str().to_owned()) })
+        }
+        .boxed()
+    }
+
+    fn erase<'a>(&'a self, subject: &'a Subject, after: Option<&'a str>) -> Erased<'a> {
+        async move {
+            let after = after.and_then(Cursor::parse);
+            let page = self.table.query(&Range::exports(&subject.shop), after.as_ref(), PAGE).await?;
+            let mut erased = 0;
+            for item in page.items.iter().filter(|i| subject.is_in(i.get_text("subjects").unwrap_or_default())) {
+                let request = item.need_text("request")?;
+                export::erase(&self.objects, &Objects::export_key(&subject.shop, request)).await?;
+                if let Some(id) = RequestId::parse(request) {
+                    ledger::export_gone(&self.table, &subject.shop, &id, "export_erased").await?;
+                }
+                if let Some(key) = item.key() {
+                    self.table.delete(&key, None).await?;
+                }
+                erased += 1;
+            }
+            Ok(ErasePage { erased, next: page.next.map(|next| next.as_str().to_owned()) })
+        }
+        .boxed()
+    }
+
+    fn erase_shop<'a>(&'a self, shop: &'a ShopDomain, before: Timestamp, after: Option<&'a str>) -> Erased<'a> {
+        async move {
+            let prefix = Objects::exports(shop);
+            if after.is_none() {
+                for (key, upload) in self.objects.unfinished(&prefix).await? {
+                    self.objects.abort(&key, &upload).await?;
+                }
+            }
+            erase_objects(&self.objects, prefix, before, after).await
+        }
+        .boxed()
+    }
+}
+
+/// Reads of the customer's data.
+pub struct Audits(pub Table);
+
+impl PersonalData for Audits {
+    fn name(&self) -> &'static str {
+        "audit"
+    }
+
+    fn export<'a>(&'a self, subject: &'a Subject, after: Option<&'a str>) -> Exported<'a> {
+        async move {
+            let after = after.and_then(Cursor::parse);
+            let page = self.0.query(&Range::audits(&subject.shop), after.as_ref(), LOOKED_THROUGH).await?;
+            let theirs = page.items.iter().filter(|item| subject.is_in(item.get_text("subjects").unwrap_or_default()));
+            let records = theirs.map(|item| {
+                let at = item.get_time(crate::mirror::WRITTEN_AT).map(Timestamp::to_rfc3339);
+                json!({"who": item.get_text("who"), "action": item.get_text("action"), "at": at})
+            });
+            Ok(ExportPage { records: records.collect(), next: page.next.map(|next| next.as_str().to_owned()) })
+        }
+        .boxed()
+    }
+
+    /// Takes the customer's mark out; that somebody read something stays on record.
+    fn erase<'a>(&'a self, subject: &'a Subject, after: Option<&'a str>) -> Erased<'a> {
+        async move {
+            let after = after.and_then(Cursor::parse);
+            let page = self.0.query(&Range::audits(&subject.shop), after.as_ref(), LOOKED_THROUGH).await?;
+            let mut erased = 0;
+            for item in &page.items {
+                let marks = item.get_text("subjects").unwrap_or_default();
+                let (true, Some(key)) = (subject.is_in(marks), item.key()) else { continue };
+                let others: Vec<_> = marks.split(' ').filter(|mark| !subject.is_in(mark)).collect();
+                let changes = Changes::new().text("subjects", others.join(" "));
+                // Records are never changed but here: a lost race is a second erasure of the same customer.
+                match self.0.update(&key, changes, Some(Cond::text("subjects", marks))).await {
+                    Ok(_) | Err(StoreError::ConditionFailed { .. }) => erased += 1,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Ok(ErasePage { erased, next: page.next.map(|next| next.as_str().to_owned()) })
+        }
+        .boxed()
+    }
+}
+
+/// Earlier requests of the same customer. They are the evidence of what was done, hold no personal data, and stay.
+pub struct Requests(pub Table);
+
+impl PersonalData for Requests {
+    fn name(&self) -> &'static str {
+        "requests"
+    }
+
+    fn export<'a>(&'a self, subject: &'a Subject, after: Option<&'a str>) -> Exported<'a> {
+        async move {
+            let after = after.and_then(Cursor::parse);
+            let (entries, next) = ledger::list(&self.0, &subject.shop, after.as_ref(), PAGE).await?;
+            let theirs = entries.iter().filter(|entry| {
+                entry.id.to_string() != subject.request && entry.marks.iter().any(|mark| subject.marks.contains(mark))
+            });
+            let records = theirs.map(|entry| {
+                json!({"id": entry.id.to_string(), "topic": entry.topic, "state": entry.state.as_str(),
+                    "received_at": entry.received_at.to_rfc3339(), "counts": entry.counts})
+            });
+            Ok(ExportPage { records: records.collect(), next: next.map(|next| next.as_str().to_owned()) })
+        }
+        .boxed()
+    }
+
+    fn erase<'a>(&'a self, _subject: &'a Subject, _after: Option<&'a str>) -> Erased<'a> {
+        async { Ok(ErasePage::default()) }.boxed()
+    }
+}
