@@ -149,7 +149,7 @@ impl Standin {
                     secret: text("secret"),
                     age: number("age").unwrap_or(0),
                 };
-                Done::with(json!({"id_token": token.sign(&state.app, now)}))
+                Done::with(json!({"id_token": token.sign(&state.app, state.outside(now))}))
             }
             "code" => {
                 let redirect = self.config.redirect_urls.first().cloned().unwrap_or_default();
@@ -161,12 +161,13 @@ impl Standin {
             "sign" => {
                 let parameters = pairs(&input["parameters"]);
                 let secret = text("secret").unwrap_or_else(|| state.app.launch_secret());
-                Done::with(json!({"query": sign::query(secret, &parameters), "timestamp": now / 1_000}))
+                Done::with(json!({"query": sign::query(secret, &parameters), "timestamp": state.outside(now) / 1_000}))
             }
             "webhook" => self.send(state, shop, input, now),
             "reordered" => {
                 // The update is delivered first and was triggered a minute later.
                 let wanted = input["customer"].as_u64();
+                let changed_at = state.outside(now);
                 let found = state.shops.get_mut(shop).ok_or_else(|| bad("No such shop."))?;
                 let customers = &mut found.customers;
                 let customer = match wanted {
@@ -175,7 +176,7 @@ impl Standin {
                 };
                 let customer = customer.ok_or_else(|| bad("There is no such customer."))?;
                 let old = customer_resource(customer);
-                customer.updated_at = now;
+                customer.updated_at = changed_at;
                 customer.last_name = format!("Renamed {}", now / 1_000 % 1_000);
                 let new = customer_resource(customer);
                 let mut second = Sending::of(shop, "customers/create", &old, now);
@@ -411,7 +412,7 @@ impl Standin {
         sending.events_family = text("family") == Some("events");
         sending.triggered_at = match text("triggered_at") {
             Some(at) => time::OffsetDateTime::parse(at, &time::format_description::well_known::Rfc3339)
-                .map(|at| at.unix_timestamp() * 1_000)
+                .map(|at| at.unix_timestamp() * 1_000 + state.clock_offset)
                 .map_err(|_| bad("triggered_at is an RFC 3339 time."))?,
             None => now - late * 1_000,
         };
@@ -506,6 +507,7 @@ impl Done {
 
 fn change_customer(state: &mut State, name: &str, shop: &str, input: &Value, now: i64) -> Result<Done, Refusal> {
     let text = |field: &str| input[field].as_str().map(str::to_owned);
+    let changed_at = state.outside(now);
     let found = state.shops.get_mut(shop).ok_or_else(|| bad("No such shop."))?;
     let id = match (name, input["customer"].as_u64()) {
         ("customer_create", _) => {
@@ -513,7 +515,7 @@ fn change_customer(state: &mut State, name: &str, shop: &str, input: &Value, now
             let email = text("email").unwrap_or_else(|| format!("customer{count}@example.com"));
             let first = text("first_name").unwrap_or_else(|| "New".to_owned());
             let last = text("last_name").unwrap_or_else(|| format!("Customer {count}"));
-            found.add_customer(Some(email), text("phone"), &first, &last, now)
+            found.add_customer(Some(email), text("phone"), &first, &last, changed_at)
         }
         (_, Some(id)) => id,
         (_, None) => *found.customers.keys().next_back().ok_or_else(|| bad("The shop has no customer."))?,
@@ -545,7 +547,7 @@ fn change_customer(state: &mut State, name: &str, shop: &str, input: &Value, now
                 *slot = value.to_owned();
             }
         }
-        customer.updated_at = now;
+        customer.updated_at = changed_at;
         (if created { "customers/create" } else { "customers/update" }, customer_resource(customer))
     };
     let deliveries = webhooks::happened(state, shop, topic, &body, now).into_iter().collect();
@@ -553,25 +555,26 @@ fn change_customer(state: &mut State, name: &str, shop: &str, input: &Value, now
 }
 
 fn change_order(state: &mut State, name: &str, shop: &str, input: &Value, now: i64) -> Result<Done, Refusal> {
+    let changed_at = state.outside(now);
     let found = state.shops.get_mut(shop).ok_or_else(|| bad("No such shop."))?;
     let id = match (name, input["order"].as_u64()) {
         ("order_create", _) => {
             let customer = input["customer"].as_u64().or_else(|| found.customers.keys().next().copied());
             let title = input["title"].as_str().unwrap_or("Sample parcel");
-            found.add_order(customer, title, input["total"].as_str().unwrap_or("1280.00"), now)
+            found.add_order(customer, title, input["total"].as_str().unwrap_or("1280.00"), changed_at)
         }
         (_, Some(id)) => id,
         (_, None) => *found.orders.keys().next_back().ok_or_else(|| bad("The shop has no order."))?,
     };
     let Some(order) = found.orders.get_mut(&id) else { return Err(bad("There is no such order.")) };
-    order.updated_at = now;
+    order.updated_at = changed_at;
     if let Some(total) = input["total"].as_str() {
         order.total = total.to_owned();
     }
     let topic = match name {
         "order_create" => "orders/create",
         "order_cancel" => {
-            order.cancelled_at = Some(now);
+            order.cancelled_at = Some(changed_at);
             "orders/cancelled"
         }
         _ => "orders/updated",

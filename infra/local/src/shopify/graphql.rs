@@ -286,6 +286,7 @@ fn resolve(
             },
         }))
     };
+    let changed_at = state.outside(now);
     let app = (state.app.client_id.clone(), state.app.scopes.clone(), state.app.optional_scopes.clone());
     let Some(shop) = state.shops.get_mut(domain) else { return Err(undefined()) };
     let id = |name: &str| arguments.get(name).and_then(gid_number);
@@ -427,7 +428,7 @@ fn resolve(
                     *slot = value.to_owned();
                 }
             }
-            known.updated_at = now;
+            known.updated_at = changed_at;
             let resource = webhooks::customer_resource(known);
             let known = known.clone();
             let value = json!({"__typename": kind, "customer": customer_value(shop, &known), "userErrors": []});

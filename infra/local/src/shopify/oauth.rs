@@ -254,6 +254,7 @@ fn oauth_error(error: &str, description: &str) -> Value {
 fn decide(state: &mut State, shop: &str, fields: &[(String, String)], now: i64) -> (StatusCode, Value) {
     let bad = |description: &str| (StatusCode::BAD_REQUEST, oauth_error("invalid_request", description));
     let grant = grant_of(fields);
+    let outside = state.outside(now);
     let State { app, shops, .. } = state;
     let Some(client_id) = field(fields, "client_id") else { return bad("Missing client_id") };
     if client_id != app.client_id {
@@ -304,7 +305,7 @@ fn decide(state: &mut State, shop: &str, fields: &[(String, String)], now: i64) 
                 return bad("subject_token_type is not supported");
             }
             let Some(subject) = field(fields, "subject_token") else { return bad("Missing subject_token") };
-            let user = match id_token_user(app, shop, subject, now) {
+            let user = match id_token_user(app, shop, subject, outside) {
                 Ok(user) => user,
                 Err(why) => return bad_subject(why),
             };
@@ -441,7 +442,7 @@ fn signed_redirect(state: &State, consent: &Consent, mut parameters: Vec<(String
     parameters.push(("host".to_owned(), host_of(&consent.shop)));
     parameters.push(("shop".to_owned(), consent.shop.clone()));
     parameters.push(("state".to_owned(), consent.state.clone().unwrap_or_default()));
-    parameters.push(("timestamp".to_owned(), (now / 1_000).to_string()));
+    parameters.push(("timestamp".to_owned(), (state.outside(now) / 1_000).to_string()));
     let join = if to.contains('?') { '&' } else { '?' };
     format!("{to}{join}{}", sign::query(state.app.launch_secret(), &parameters))
 }
@@ -543,6 +544,19 @@ mod tests {
         let token = id_token(&standin, json!({})).await;
         standin.act("uninstall", &json!({"wait": false})).await.unwrap();
         assert_eq!(ask(&standin, exchange(&token)).await.1["error"], "invalid_subject_token");
+    }
+
+    #[tokio::test]
+    async fn a_clock_put_forward_ages_tokens_and_not_what_is_signed() {
+        let standin = standin();
+        let pair = ask(&standin, exchange(&id_token(&standin, json!({})).await)).await.1;
+        standin.advance(Duration::from_secs(91 * 86_400));
+        let refresh = json!({"grant_type": "refresh_token", "refresh_token": pair["refresh_token"]});
+        assert_eq!(ask(&standin, refresh).await.0, 401);
+        let token = id_token(&standin, json!({})).await;
+        let claims = sign::open_jwt(&token, ["hush"].into_iter()).unwrap();
+        assert!((claims["iat"].as_i64().unwrap() - crate::now() / 1_000).abs() < 5);
+        assert_eq!(ask(&standin, exchange(&token)).await.0, 200);
     }
 
     #[tokio::test]

@@ -199,7 +199,7 @@ impl Standin {
              <form method=\"post\" action=\"{prefix}/login\"><input type=\"hidden\" name=\"id\" value=\"{id}\">{users}\
              <p><button name=\"user\" value=\"cancel\" id=\"cancel\">Cancel</button></p></form></section>"
         );
-        let now = self.now();
+        let now = crate::now();
         self.oidc.with(|held| {
             held.waiting.retain(|_, old| old.at + 600_000 > now);
             held.waiting.insert(
@@ -222,7 +222,7 @@ impl Standin {
         let form = call.form();
         let user = field(&form, "user").and_then(|user| user.parse::<usize>().ok()).filter(|user| *user < USERS.len());
         let issuer = self.oidc_issuer(line);
-        let now = self.now();
+        let now = crate::now();
         let target = self.oidc.with(|held| {
             let mut waiting = held.waiting.remove(field(&form, "id")?)?;
             let mut parameters = vec![("state".to_owned(), waiting.state.clone()), ("iss".to_owned(), issuer)];
@@ -255,7 +255,7 @@ impl Standin {
         let given =
             basic.or_else(|| Some((field(&form, "client_id")?.to_owned(), field(&form, "client_secret")?.to_owned())));
         let issuer = self.oidc_issuer(line);
-        let now = self.now();
+        let now = crate::now();
         self.oidc.with(|held| {
             let known = given
                 .is_some_and(|(id, secret)| id == CLIENT_ID && sign::same(secret.as_bytes(), held.secret.as_bytes()));

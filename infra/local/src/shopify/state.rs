@@ -350,6 +350,12 @@ pub(super) struct State {
 }
 
 impl State {
+    /// The time that the app's own clock shows. What Shopify signs for the app carries this one, so that a clock put
+    /// forward ages tokens and retries without making every launch look forged.
+    pub(super) fn outside(&self, now: i64) -> i64 {
+        now - self.clock_offset
+    }
+
     /// Remembers what happened. `detail` must hold no token and no secret.
     pub(super) fn record(&mut self, now: i64, shop: Option<&str>, kind: &str, text: impl Into<String>, detail: Value) {
         self.next_event += 1;

@@ -83,7 +83,7 @@ impl Standin {
         let forwarded = call.header("x-forwarded-for").and_then(|list| list.split(',').next()).map(str::trim);
         let address = forwarded.unwrap_or("127.0.0.1").to_owned();
         let outcome = self.with_state(|state, now| {
-            let outcome = log_in(state, shop, token, &address, now);
+            let outcome = log_in(state, shop, token, &address, state.outside(now));
             let text = match &outcome {
                 Ok(_) => "A customer logged in with Multipass".to_owned(),
                 Err(why) => format!("A Multipass log-in was refused: {why}"),

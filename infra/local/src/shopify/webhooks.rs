@@ -75,7 +75,7 @@ impl Sending {
             _ => Some(sign::body(state.app.webhook_secret(), self.body.as_bytes())),
         };
         let shop = if self.variant == "wrong_shop" { "another-shop.myshopify.com" } else { &self.shop };
-        let at = rfc3339(self.triggered_at);
+        let at = rfc3339(state.outside(self.triggered_at));
         let mut headers: Vec<(&str, &str)> = if self.events_family {
             let action = match self.topic.rsplit_once('/').map(|(_, action)| action) {
                 Some("create") => "create",
@@ -154,7 +154,7 @@ pub(super) fn scopes_update(
         "shop_id": format!("gid://shopify/Shop/{}", found.id),
         "previous": before,
         "current": after,
-        "updated_at": rfc3339(now),
+        "updated_at": rfc3339(state.outside(now)),
     });
     happened(state, shop, "app/scopes_update", &body, now)
 }
