@@ -203,11 +203,13 @@ impl ConfigError {
     }
 }
 
+type Lookup<'a> = Box<dyn Fn(&str) -> Option<String> + 'a>;
+
 /// Reads settings by name and remembers all that was wrong.
 ///
 /// Getters give `None` for a missing or wrong value and go on, so that a section reads all of its names before it gives up.
 pub struct Reader<'a> {
-    lookup: Box<dyn Fn(&str) -> Option<String> + 'a>,
+    lookup: Lookup<'a>,
     environment: Environment,
     problems: Vec<String>,
     seen: BTreeSet<&'static str>,
