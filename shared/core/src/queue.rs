@@ -46,7 +46,7 @@ pub enum Body {
     },
     /// An object in the bucket.
     S3 {
-        /// `deliveries/{shop}/{webhook id}`.
+        /// `deliveries/{shop}/{webhook id}.{first 16 characters of sha256}`.
         s3: String,
         /// Its size.
         bytes: usize,
@@ -264,8 +264,10 @@ impl Envelope {
             return Plan { message: whole, object: None };
         }
         let Body::Inline { inline } = self.body else { return Plan { message: whole, object: None } };
-        let key = format!("deliveries/{}/{}", self.shop, key_part(&self.webhook_id));
-        self.body = Body::S3 { s3: key.clone(), bytes: inline.len(), sha256: hex::encode(Sha256::digest(&inline)) };
+        let sha256 = hex::encode(Sha256::digest(&inline));
+        // Attack: a captured delivery sent again under the unsigned id of another must not overwrite that one's body.
+        let key = format!("deliveries/{}/{}.{}", self.shop, key_part(&self.webhook_id), &sha256[..16]);
+        self.body = Body::S3 { s3: key.clone(), bytes: inline.len(), sha256 };
         Plan { message: self.to_json(), object: Some((key, inline)) }
     }
 }
@@ -503,10 +505,19 @@ mod tests {
         let Plan { message, object } = envelope(&text).plan();
         assert!(message.len() < 1_000);
         let (key, body) = object.unwrap();
-        assert_eq!((key.as_str(), body.as_str()), ("deliveries/a.myshopify.com/w-1", text.as_str()));
+        assert!(key.starts_with("deliveries/a.myshopify.com/w-1.") && key.len() == 31 + 16, "{key}");
+        assert_eq!(body, text);
         let Body::S3 { s3, bytes, sha256 } = Envelope::from_json(&message).unwrap().body else { panic!("a pointer") };
         assert_eq!((s3, bytes), (key, text.len()));
         assert_eq!(checked(body.into_bytes(), bytes, &sha256).unwrap(), text);
+    }
+
+    #[test]
+    fn two_bodies_under_one_id_are_two_objects() {
+        let key =
+            |letter: &str| envelope(&format!("{{\"x\":\"{}\"}}", letter.repeat(MAX_MESSAGE))).plan().object.unwrap().0;
+        assert_ne!(key("a"), key("b"));
+        assert_eq!(key("a"), key("a"));
     }
 
     #[test]

@@ -53,6 +53,10 @@ struct OwnCode(LevelFilter);
 impl<S> Filter<S> for OwnCode {
     fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
         const OWN: &[&str] = &["api", "callback", "install", "keeper", "sso", "webhook", "worker"];
+        // It repeats, without the request's id, what `runtime` has logged.
+        if metadata.target() == "lambda_runtime::layers::panic" {
+            return false;
+        }
         let root = metadata.target().split("::").next().unwrap_or_default();
         let own = root.starts_with("gatehouse") || OWN.contains(&root);
         *metadata.level() <= if own { self.0 } else { self.0.min(LevelFilter::WARN) }

@@ -72,22 +72,22 @@ pub(crate) async fn answer(
             outline.failed(StatusCode::SERVICE_UNAVAILABLE).with_code("timeout")
         }
     };
-    access_log(&method, &response, started);
+    access_log(loggable(&method), &response, started);
     response.into_event(shape, environment, &method, &invocation.request_id)
 }
 
 fn refuse(bad: BadEvent, environment: Environment, request_id: &str) -> Value {
     count(Metric::BadEvent, &[]);
     let response = Response::problem(&bad.problem(), request_id).with_code(bad.code());
-    access_log(&Method::default(), &response, Instant::now());
+    access_log("-", &response, Instant::now());
     response.into_event(Shape::V2, environment, &Method::POST, request_id)
 }
 
 /// Label, not path; shop only when proven; no query, no header, no address.
-fn access_log(method: &Method, response: &Response, started: Instant) {
+fn access_log(method: &'static str, response: &Response, started: Instant) {
     let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(
-        method = loggable(method),
+        method,
         route = response.route(),
         status = response.status().as_u16(),
         code = response.code(),
