@@ -32,8 +32,7 @@ impl Harness {
 
     /// A house as asked, with the real functions built first (once for the whole test run).
     pub async fn with(options: Options) -> Self {
-        static BUILT: OnceLock<()> = OnceLock::new();
-        BUILT.get_or_init(|| binaries::build().expect("the functions build"));
+        build_once();
         Self::without_build(options).await
     }
 
@@ -147,6 +146,12 @@ pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut check: impl
         assert!(began.elapsed() < SOON, "waited {SOON:?} in vain: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Builds the functions (and the house's own program), once for the whole test run.
+pub fn build_once() {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| binaries::build().expect("the functions build"));
 }
 
 /// A binary of this package, which cargo builds for its tests.

@@ -4,6 +4,8 @@
 mod gateway;
 #[path = "e2e/lambda.rs"]
 mod lambda;
+#[path = "e2e/outside.rs"]
+mod outside;
 #[path = "e2e/persistence.rs"]
 mod persistence;
 #[path = "e2e/queues.rs"]

@@ -46,6 +46,13 @@ pub fn build() -> Result<(), StartError> {
     for package in ["gatehouse-local"].into_iter().chain(functions::names()) {
         command.args(["--package", package]);
     }
+    // What cargo told this program about itself would make build scripts that watch it run again, every time.
+    for (name, _) in std::env::vars_os() {
+        let own = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
+        if name.to_str().is_some_and(|name| own.iter().any(|own| name.starts_with(own))) {
+            command.env_remove(name);
+        }
+    }
     let status = command.stdin(Stdio::null()).status().map_err(|error| StartError::Build(error.to_string()))?;
     if status.success() { Ok(()) } else { Err(StartError::Build(format!("cargo build ended with {status}"))) }
 }

@@ -223,6 +223,18 @@ impl Local {
         let scopes = settings.get("SHOPIFY_SCOPES").cloned().unwrap_or_default();
         let house = House { addresses, app: identity.app(scopes), settings, keep: options.keep };
         let shopify = shopify::Standin::new(house.clone());
+        let (seen, ran) = (Arc::downgrade(&aws), Arc::downgrade(&lambda));
+        shopify.inspect_with(Arc::new(move |shop| Box::pin(inspect::shop(seen.clone(), ran.clone(), shop))));
+        let published = Arc::downgrade(&aws);
+        shopify.publish_secrets_with(Arc::new(move |secrets| {
+            let aws = published.upgrade();
+            Box::pin(async move {
+                let Some(aws) = aws else { return };
+                if let Err(error) = publish_secrets(&aws, &secrets).await {
+                    tracing::error!(%error, "the client secrets did not reach Secrets Manager");
+                }
+            })
+        }));
         let gateway = Arc::new(gateway::Gateway {
             lambda: Arc::clone(&lambda),
             aws: Arc::clone(&aws),
@@ -307,7 +319,8 @@ impl Local {
     pub fn json_line(&self) -> Value {
         let mut line = json!(self.house.addresses);
         line["client_id"] = json!(self.house.app.client_id);
-        line["client_secret"] = json!(self.house.app.client_secret.expose());
+        let secret = self.shopify.secrets().into_iter().next();
+        line["client_secret"] = json!(secret.as_deref().unwrap_or(self.house.app.client_secret.expose()));
         line["shop"] = json!(self.house.app.shop);
         line
     }
@@ -316,6 +329,7 @@ impl Local {
     pub async fn stop(self) {
         drop(self.running);
         self.lambda.stop().await;
+        self.shopify.save();
     }
 }
 

@@ -33,7 +33,8 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let level = if arguments.logs { "info" } else { "warn" };
+    // The table warns of every condition that does not hold: that is everyday here.
+    let level = if arguments.logs { "info,dynoxide=error" } else { "warn,dynoxide=error" };
     tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).init();
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
