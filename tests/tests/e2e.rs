@@ -1,4 +1,5 @@
 //! Every end-to-end test in one binary, so that it links once.
+#![expect(clippy::unwrap_used, reason = "a test that meets what it does not expect must fail")]
 
 #[path = "e2e/gateway.rs"]
 mod gateway;
