@@ -10,7 +10,8 @@ pub enum Promise {
     ShopLost,
     /// The merchant opened the app and got nothing.
     MerchantLockedOut,
-    /// An uninstall deleted tokens that Shopify honours.
+    /// An uninstall deleted tokens that would still have served: Shopify would refresh them, or take the access token of an
+    /// installation that was not known to be dead.
     LivingForgotten,
     /// A token was used that had not been stored.
     UnstoredUsed,

@@ -1035,8 +1035,10 @@ impl World {
         let living = self.store.item.is_some_and(|item| {
             let refreshable =
                 item.refresh.iter().chain(item.spares.iter().flatten()).any(|token| self.shopify.honours(now, *token));
+            // An access token of an installation that was found dead serves nobody, even if Shopify would take it.
+            let serves = item.record.status == Status::Installed;
             item.record.version == version
-                && (refreshable || item.access.is_some_and(|token| self.shopify.admits(now, token)))
+                && (refreshable || (serves && item.access.is_some_and(|token| self.shopify.admits(now, token))))
         });
         if self.store_fails() {
             self.processes[n].task = Task::Live;

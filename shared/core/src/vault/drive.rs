@@ -507,8 +507,8 @@ impl Run<'_> {
             }
             Failure::HandRefused if matches!(self.hand, Hand::Code(_)) => VaultError::CodeSpent,
             Failure::HandRefused => VaultError::FreshIdToken,
+            Failure::ShopPaused => VaultError::Frozen,
             Failure::Operator => match self.refusal {
-                Some(error) if error.fault == Fault::ShopPaused => VaultError::Frozen,
                 Some(error) => VaultError::Operator(error),
                 None => VaultError::RetryLater(failure),
             },
@@ -542,6 +542,7 @@ fn classify(error: &TokenError) -> Answer {
         Class::Retry { .. } => Answer::Lost,
         Class::FreshIdToken | Class::Restart => Answer::HandRefused,
         Class::NeedsReauth => Answer::Dead,
-        Class::Later | Class::Operator => Answer::Operator,
+        Class::Later => Answer::Paused,
+        Class::Operator => Answer::Operator,
     }
 }
