@@ -1,1 +1,426 @@
-//! The App URL: opens the app, exchanges an ID token, or starts OAuth.
+//! The App URL: opens the app for a proven shop, exchanges the ID token when the vault has no live one, or starts OAuth.
+//!
+//! It must never show a page of the app before authentication, ask anybody for a shop's domain, take the shop from a
+//! parameter by itself, or let an ID token into a log or a redirect.
+
+use std::sync::Arc;
+
+use gatehouse_core::aws;
+use gatehouse_core::clock;
+use gatehouse_core::config::{
+    AppSettings, BaseSettings, FrontSettings, InstallFlow, LaunchSettings, Reader, ScopeSettings, ShopifySettings,
+    TableSettings,
+};
+use gatehouse_core::http::{self as web, Location, Request, Response};
+use gatehouse_core::pages::{Locale, Page};
+use gatehouse_core::problem::Problem;
+use gatehouse_core::secrets::SecretStore;
+use gatehouse_core::telemetry::{self, Metric};
+use gatehouse_core::vault::{LiveToken, Vault, VaultError};
+use gatehouse_shopify::begin;
+use gatehouse_shopify::csp::{REAUTHORIZE_HEADER, RETRY_HEADER};
+use gatehouse_shopify::id_token::{AdminIdToken, IdTokenError, IdTokenFault};
+use gatehouse_shopify::login::{self, Login};
+use gatehouse_shopify::oauth::{OauthError, VerifiedLaunch};
+use gatehouse_shopify::query::Query;
+use gatehouse_shopify::redirect::{Origin, OwnPath};
+use gatehouse_shopify::{Generation, ShopDomain};
+use http::header::{self, HeaderName};
+use http::{Method, StatusCode};
+use lambda_runtime::Error;
+
+pub mod assets;
+pub mod document;
+pub mod launch;
+pub mod leave;
+
+use document::House;
+use launch::{Asked, Launch, Way};
+
+/// Everything that the function reads from its environment.
+pub struct Settings {
+    base: BaseSettings,
+    app: AppSettings,
+    scopes: ScopeSettings,
+    shopify: ShopifySettings,
+    table: TableSettings,
+    launch: LaunchSettings,
+    front: FrontSettings,
+    api_url: Origin,
+}
+
+impl Settings {
+    /// The names that it reads, by section.
+    pub const NAMES: &[&[&str]] = &[
+        BaseSettings::NAMES,
+        AppSettings::NAMES,
+        ScopeSettings::NAMES,
+        ShopifySettings::NAMES,
+        TableSettings::NAMES,
+        LaunchSettings::NAMES,
+        FrontSettings::NAMES,
+        &["API_URL"],
+    ];
+
+    /// Reads them all, so that one message names everything that is wrong.
+    pub fn read(r: &mut Reader<'_>) -> Option<Self> {
+        let (base, app, scopes) = (BaseSettings::read(r), AppSettings::read(r), ScopeSettings::read(r));
+        let (shopify, table) = (ShopifySettings::read(r), TableSettings::read(r));
+        let (launch, front, api_url) = (LaunchSettings::read(r), FrontSettings::read(r), r.origin("API_URL"));
+        Some(Self {
+            base: base?,
+            app: app?,
+            scopes: scopes?,
+            shopify: shopify?,
+            table: table?,
+            launch: launch?,
+            front: front?,
+            api_url: api_url?,
+        })
+    }
+}
+
+/// The function's state: one a process.
+pub struct Install {
+    settings: Settings,
+    own: [Origin; 2],
+    secrets: Arc<SecretStore>,
+    vault: Vault,
+}
+
+/// Reads the settings, connects, and answers until Lambda stops it.
+///
+/// # Errors
+/// When a setting is wrong or the Runtime API cannot be reached.
+pub async fn run() -> Result<(), Error> {
+    let settings = Reader::from_env(Settings::read)?;
+    let environment = settings.base.environment;
+    let install = Install::connect(settings).await?;
+    if let Err(error) = install.secrets.get().await {
+        tracing::warn!(code = error.code(), "the secrets could not be read at start");
+    }
+    web::serve(environment, async |request| install.handle(request).await).await
+}
+
+impl Install {
+    async fn connect(settings: Settings) -> Result<Self, Error> {
+        let config = aws::sdk_config(&settings.base, aws::Patience::Request).await;
+        let secrets = Arc::new(SecretStore::new(aws::secrets_manager(&config), settings.app.secrets_id.clone()));
+        let vault = Vault::connect(&config, &settings.app, &settings.table, &settings.shopify, Arc::clone(&secrets))?;
+        let own = [settings.launch.app_url.clone(), settings.launch.callback_url.clone()];
+        Ok(Self { settings, own, secrets, vault })
+    }
+
+    /// Answers one request.
+    pub async fn handle(&self, request: Request) -> Response {
+        match (&request.method, request.path.as_str()) {
+            (&Method::OPTIONS, _) => preflight(&request, &self.settings.launch.app_url).on_route("OPTIONS"),
+            (&Method::GET | &Method::HEAD, "/") => self.open(&request).await.on_route("GET /"),
+            (&Method::GET | &Method::HEAD, launch::BOUNCE_PATH | "/session-token-bounce") => {
+                self.bounce(&request).on_route("GET /auth/session-token")
+            }
+            (&Method::GET | &Method::HEAD, leave::PATH | "/exitiframe") => {
+                self.leave(&request).on_route("GET /auth/exit-iframe")
+            }
+            (&Method::GET | &Method::HEAD | &Method::POST, "/auth/login") => {
+                self.sign_in(&request).on_route("GET /auth/login")
+            }
+            (&Method::GET | &Method::HEAD, path) => match assets::serve(path) {
+                Some(asset) => asset,
+                None => request.page(Page::NotFound),
+            },
+            _ => request.page(Page::MethodNotAllowed),
+        }
+    }
+
+    fn house(&self) -> House<'_> {
+        House {
+            client_id: &self.settings.app.client_id,
+            embedded: self.settings.launch.embedded,
+            api: self.settings.api_url.as_str(),
+            front: &self.settings.front,
+        }
+    }
+
+    fn way(&self) -> Way {
+        match (self.settings.launch.flow, self.settings.launch.embedded) {
+            (InstallFlow::TokenExchange, true) => Way::IdToken,
+            (_, embedded) => Way::CodeGrant { embedded },
+        }
+    }
+
+    /// The App URL itself.
+    async fn open(&self, request: &Request) -> Response {
+        let now = clock::now();
+        let asked = Asked {
+            path: &request.path,
+            raw_query: &request.raw_query,
+            authorization: request.header("authorization"),
+            user_agent: request.header("user-agent"),
+        };
+        let read = self
+            .secrets
+            .check(
+                |secrets| {
+                    let launch = launch::read(&asked, self.way(), &self.settings.app.client_id, secrets.client(), now);
+                    if unsigned_by_ours(&launch) { Err(launch) } else { Ok(launch) }
+                },
+                |_| true,
+            )
+            .await;
+        let launch = match read {
+            Ok(Ok(launch) | Err(launch)) => launch,
+            Err(error) => {
+                tracing::error!(code = error.code(), "no secrets to verify with");
+                return request.page(Page::Unavailable).with_code(error.code());
+            }
+        };
+        match launch {
+            Launch::Bot => request.page(Page::Gone).with_code("bot"),
+            Launch::Unreadable => request.page(Page::BadRequest).with_code("bad_query"),
+            Launch::Lost => self.house().bounce(None).with_code("lost"),
+            Launch::Bounce { location, code } => self.redirect(request, &location).with_code(code),
+            Launch::Embed(host) => {
+                let to = gatehouse_shopify::host::embedded_app_url(&host, &self.settings.app.client_id);
+                self.redirect(request, &self.settings.front.page(&to)).with_code("not_embedded")
+            }
+            Launch::Refetch(error) => {
+                refused_token(error.as_ref());
+                refetch(request)
+            }
+            Launch::WrongApp(error) => {
+                refused_token(Some(&error));
+                request.page(Page::BadRequest).with_status(StatusCode::UNAUTHORIZED).with_code(error.code())
+            }
+            Launch::Proven { token, fetch } => self.proven(request, &token, fetch).await.for_shop(token.shop()),
+            Launch::Signed { launch, raw_query } => {
+                let shop = launch.shop().clone();
+                self.signed(request, &launch, &raw_query).await.for_shop(&shop)
+            }
+            Launch::Unsigned(shop) => {
+                let to = begin::managed_install_url(&shop, &self.settings.app.client_id);
+                self.redirect(request, &self.settings.front.page(&to)).with_code("unsigned_launch")
+            }
+            Launch::Refused(error) => {
+                if error == OauthError::InvalidHmac {
+                    telemetry::count(Metric::HmacRefused, &[("surface", "launch")]);
+                }
+                request.page(Page::BadRequest).with_code(error.code())
+            }
+        }
+    }
+
+    /// A launch that an ID token proves: make sure that the vault holds a live token, then the app.
+    async fn proven(&self, request: &Request, token: &AdminIdToken, fetch: bool) -> Response {
+        matched("launch", token.matched());
+        let deadline = request.deadline.plus_millis(-1_500);
+        if self.settings.launch.flow == InstallFlow::AuthorizationCode {
+            return match self.vault.live_token(token.shop(), deadline).await {
+                Ok(live) if live.scopes.covers(&self.settings.scopes.required) => self.document(request, &live).await,
+                Ok(_) => self.reauthorize(request, token.shop(), "missing_scopes"),
+                Err(error) if error.needs_merchant() => self.reauthorize(request, token.shop(), error.code()),
+                Err(error) => self.failed(request, token.shop(), &error, fetch),
+            };
+        }
+        let mut held = self.vault.acquire_by_id_token(token.exchange_subject(), false, deadline).await;
+        // The merchant may have just agreed to more (a new version of the app): one exchange says what holds now.
+        if held.as_ref().is_ok_and(|live| !live.scopes.covers(&self.settings.scopes.required)) {
+            held = self.vault.acquire_by_id_token(token.exchange_subject(), true, deadline).await;
+        }
+        match held {
+            Ok(live) if live.scopes.covers(&self.settings.scopes.required) => self.document(request, &live).await,
+            Ok(live) => {
+                tracing::info!(shop = %live.shop, code = "missing_scopes", "the merchant is asked for the missing scopes");
+                let to = begin::managed_install_url(&live.shop, &self.settings.app.client_id);
+                self.house().exit(&live.shop, &self.settings.front.page(&to)).with_code("missing_scopes")
+            }
+            Err(VaultError::FreshIdToken) if fetch => refetch(request),
+            Err(VaultError::FreshIdToken) => {
+                let query = Query::parse(&request.raw_query).unwrap_or_else(|_| Query::from_pairs::<&str, &str>([]));
+                let to = launch::bounce_location(&request.path, &query);
+                self.redirect(request, &to).with_code("invalid_subject_token")
+            }
+            Err(error) => self.failed(request, token.shop(), &error, fetch),
+        }
+    }
+
+    /// A launch that Shopify's admin signed: the app if the shop's token lives and covers the scopes, else the code grant.
+    async fn signed(&self, request: &Request, launch: &VerifiedLaunch, raw_query: &str) -> Response {
+        matched("launch", launch.matched());
+        let shop = launch.shop();
+        let deadline = request.deadline.plus_millis(-1_500);
+        match self.vault.live_token(shop, deadline).await {
+            Ok(live) if live.scopes.covers(&self.settings.scopes.required) => {
+                return self.document(request, &live).await;
+            }
+            Ok(_) => {}
+            Err(error) if error.needs_merchant() => {}
+            Err(error) => return self.failed(request, shop, &error, false),
+        }
+        // `callback` verifies the same signed query again, and sets the cookie that it will check.
+        let begin = format!("{}/begin?{raw_query}", self.settings.launch.callback_url.as_str());
+        let framed = launch.query().get_one("embedded") == Ok(Some("1"));
+        if framed && self.settings.launch.embedded {
+            let host = launch.host().map(gatehouse_shopify::host::Host::to_parameter);
+            return self.redirect(request, &leave::location(shop, host.as_deref(), &begin)).with_code("leave_frame");
+        }
+        self.redirect(request, &begin).with_code("begin")
+    }
+
+    /// A fetch of a code-grant app whose token is gone: App Bridge leaves the frame for the address in the header.
+    fn reauthorize(&self, request: &Request, shop: &ShopDomain, code: &'static str) -> Response {
+        let to = begin::managed_install_url(shop, &self.settings.app.client_id);
+        Response::problem(&Problem::Forbidden, &request.request_id)
+            .with_header(HeaderName::from_static("x-shopify-api-request-failure-reauthorize"), "1")
+            .with_header(name_of(REAUTHORIZE_HEADER), &self.settings.front.page(&to))
+            .with_code(code)
+    }
+
+    async fn document(&self, request: &Request, live: &LiveToken) -> Response {
+        let shop = &live.shop;
+        let reopen = self.settings.front.page(&begin::embedded_url(shop, None, &self.settings.app.client_id));
+        let locale = locale(request);
+        if self.settings.launch.embedded {
+            return self.house().app(shop, locale, &reopen, None);
+        }
+        self.standalone(request, shop, locale, &reopen).await
+    }
+
+    /// A standalone app's document comes with a login: a cookie for the API on the same site, and its CSRF token.
+    async fn standalone(&self, request: &Request, shop: &ShopDomain, locale: Locale, reopen: &str) -> Response {
+        let now = clock::now();
+        let Ok(secrets) = self.secrets.get().await else { return request.page(Page::Unavailable) };
+        let login = Login::begin(clock::random_bytes(), shop.clone(), None, login::MAX_AGE_SECS, now);
+        let secret = secrets.client().current();
+        let csrf = login.csrf_token(secret);
+        self.house().app(shop, locale, reopen, Some(&csrf)).with_cookie(login.set_cookie(secret, now))
+    }
+
+    fn failed(&self, request: &Request, shop: &ShopDomain, error: &VaultError, fetch: bool) -> Response {
+        tracing::warn!(%shop, code = error.code(), detail = %error, "no live token at launch");
+        if fetch {
+            let problem = match error {
+                VaultError::NotInstalled | VaultError::NeedsReauth => Problem::Reauthenticate,
+                VaultError::Frozen => Problem::ShopFrozen,
+                VaultError::RetryLater(_) => Problem::ShopifyDown,
+                error if error.is_transient() => Problem::Unavailable("store"),
+                _ => Problem::Internal,
+            };
+            return Response::problem(&problem, &request.request_id).with_code(error.code());
+        }
+        let page = match error {
+            VaultError::NotInstalled | VaultError::NeedsReauth => Page::Reinstall,
+            VaultError::RetryLater(_) | VaultError::Frozen => Page::ShopifyDown,
+            error if error.is_transient() => Page::Unavailable,
+            _ => Page::Internal,
+        };
+        let reopen = begin::embedded_url(shop, None, &self.settings.app.client_id);
+        let retry = Location::parse(&self.settings.front.page(&reopen)).ok();
+        // The shop is proven, so its admin may show the page where the app would have been.
+        let ancestors = self.house().ancestors(Some(shop));
+        page.render(locale(request), &request.request_id, retry.as_ref(), &ancestors).with_code(error.code())
+    }
+
+    /// The bounce page: App Bridge fetches an ID token and opens `shopify-reload`.
+    fn bounce(&self, request: &Request) -> Response {
+        let query = Query::parse(&request.raw_query).ok();
+        let one = |name| query.as_ref().and_then(|query| query.get_one(name).ok().flatten());
+        let Some(shop) = one("shop").and_then(|shop| ShopDomain::parse(shop).ok()) else {
+            return request.page(Page::BadRequest).with_code("invalid_shop");
+        };
+        // Attack: App Bridge opens what stands here, with a fresh ID token: it must be a page of ours.
+        let own = |target: &str| {
+            OwnPath::parse(target).is_ok()
+                || target.strip_prefix(self.own[0].as_str()).is_some_and(|rest| OwnPath::parse(rest).is_ok())
+        };
+        if let Some(target) = one("shopify-reload")
+            && !own(target)
+        {
+            return request.page(Page::BadRequest).with_code("foreign_reload");
+        }
+        self.house().bounce(Some(&shop))
+    }
+
+    /// The page that leaves the admin's frame.
+    fn leave(&self, request: &Request) -> Response {
+        match leave::read(&request.raw_query, &[&self.own[0], &self.own[1]]) {
+            Some(leave) => self.house().exit(&leave.shop, &self.settings.front.page(&leave.target)),
+            None => request.page(Page::BadRequest).with_code("foreign_target"),
+        }
+    }
+
+    /// For links that carry a shop (the app's own site, a partner's): to Shopify's installation page for it. There is no form:
+    /// the App Store forbids to ask for a shop's domain.
+    fn sign_in(&self, request: &Request) -> Response {
+        let body = std::str::from_utf8(&request.body).unwrap_or_default();
+        let raw = if request.method == Method::POST { body } else { request.raw_query.as_str() };
+        let query = Query::parse(raw).ok();
+        let text = query.as_ref().and_then(|query| query.get_one("shop").ok().flatten()).unwrap_or_default();
+        let code = match (text.trim(), ShopDomain::from_login_form(text)) {
+            ("", _) => "MISSING_SHOP",
+            (_, Err(_)) => "INVALID_SHOP",
+            (_, Ok(shop)) => {
+                let to = begin::managed_install_url(&shop, &self.settings.app.client_id);
+                return self.redirect(request, &self.settings.front.page(&to));
+            }
+        };
+        Response::json(StatusCode::BAD_REQUEST, &serde_json::json!({ "errors": { "shop": code } })).with_code(code)
+    }
+
+    fn redirect(&self, request: &Request, to: &str) -> Response {
+        match Location::parse(to) {
+            Ok(location) => Response::redirect(&location),
+            Err(_) => request.page(Page::BadRequest).with_code("bad_location"),
+        }
+    }
+}
+
+/// What newer secrets might change: a signature that none of ours made.
+fn unsigned_by_ours(launch: &Launch) -> bool {
+    match launch {
+        Launch::Refetch(Some(error)) | Launch::WrongApp(error) => error.fault == IdTokenFault::InvalidSignature,
+        Launch::Bounce { code, .. } => *code == "invalid_signature",
+        Launch::Refused(error) => *error == OauthError::InvalidHmac,
+        _ => false,
+    }
+}
+
+/// Cross-origin callers of the App URL are Shopify's own front ends; the answer holds nothing without an ID token.
+fn preflight(request: &Request, app: &Origin) -> Response {
+    let response = Response::empty(StatusCode::NO_CONTENT);
+    match request.header("origin") {
+        Some(origin) if origin != app.as_str() => response
+            .with_header(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")
+            .with_header(header::ACCESS_CONTROL_ALLOW_HEADERS, "Authorization, Content-Type")
+            .with_header(header::ACCESS_CONTROL_EXPOSE_HEADERS, REAUTHORIZE_HEADER)
+            .with_header(header::ACCESS_CONTROL_MAX_AGE, "7200"),
+        _ => response,
+    }
+}
+
+fn refetch(request: &Request) -> Response {
+    Response::problem(&Problem::BadIdToken, &request.request_id).with_header(name_of(RETRY_HEADER), "1")
+}
+
+fn name_of(text: &'static str) -> HeaderName {
+    HeaderName::from_bytes(text.as_bytes()).expect("Shopify's header names are header names")
+}
+
+fn refused_token(error: Option<&IdTokenError>) {
+    let code = error.map_or("no_bearer_token", IdTokenError::code);
+    telemetry::count(Metric::IdTokenRefused, &[("code", code)]);
+}
+
+fn matched(surface: &'static str, generation: Generation) {
+    telemetry::count(
+        Metric::SecretMatched,
+        &[("surface", surface), ("generation", telemetry::generation_label(generation))],
+    );
+}
+
+/// Shopify names the merchant's language in the launch; a fetch has the browser's.
+fn locale(request: &Request) -> Locale {
+    let query = Query::parse(&request.raw_query).ok();
+    let tag = query.as_ref().and_then(|query| query.get_one("locale").ok().flatten());
+    tag.map_or_else(|| request.locale(), Locale::from_tag)
+}

@@ -1,3 +1,7 @@
 //! Starts the `install` function, nothing else.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    gatehouse_core::runtime::start("install", install::run)
+}

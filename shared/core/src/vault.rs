@@ -20,15 +20,16 @@ use std::time::Duration;
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 use gatehouse_life as life;
+use gatehouse_shopify::callback::CodeExchange;
 use gatehouse_shopify::id_token::ExchangeSubject;
-use gatehouse_shopify::oauth::VerifiedCallback;
 use gatehouse_shopify::token::TokenError;
 use gatehouse_shopify::{ClientSecrets, Scopes, SecretString, ShopDomain, Timestamp};
 use hkdf::Hkdf;
 use sha2::{Digest, Sha256};
 
+use crate::config::{AppSettings, ShopifySettings, TableSettings};
 use crate::seal::{KeyError, Purpose, SealError, Sealer};
-use crate::shopify_client::ShopifyClient;
+use crate::shopify_client::{ShopifyClient, Unreachable};
 use crate::store::{Changes, Cond, Due, Item, Key, Range, StoreError, Table};
 use item::name;
 
@@ -217,6 +218,34 @@ impl Vault {
         self
     }
 
+    /// As the settings say, with the wall clock: what every function makes at start.
+    ///
+    /// # Errors
+    /// When the TLS stack does not start.
+    #[cfg(feature = "secrets")]
+    pub fn connect(
+        config: &aws_config::SdkConfig,
+        app: &AppSettings,
+        table: &TableSettings,
+        shopify: &ShopifySettings,
+        secrets: Arc<crate::secrets::SecretStore>,
+    ) -> Result<Self, Unreachable> {
+        Ok(Self::new(Parts {
+            table: Table::new(crate::aws::dynamodb(config), table.table.as_str()),
+            sealer: Sealer::new(
+                crate::aws::kms(config),
+                table.kms_key.as_str(),
+                app.client_id.as_str(),
+                crate::seal::Bounds::default(),
+            ),
+            shopify: ShopifyClient::new(shopify.endpoint.clone())?,
+            client_id: app.client_id.clone(),
+            secrets: SecretSource::Managed(secrets),
+            mode: life::Mode::Expiring,
+            clock: Arc::new(crate::clock::now),
+        }))
+    }
+
     /// The table.
     pub fn table(&self) -> &Table {
         &self.parts.table
@@ -283,16 +312,13 @@ impl Vault {
         self.run(subject.shop(), drive::Hand::IdToken { subject, force }, None, deadline).await
     }
 
-    /// Redeems the code of a verified callback whose state was compared with the browser's cookie and used once.
+    /// Redeems the code of a verified callback whose state was compared with the browser's cookie and used once: only such a
+    /// callback becomes a [`CodeExchange`].
     ///
     /// # Errors
     /// [`VaultError`]
-    pub async fn acquire_by_code(
-        &self,
-        callback: &VerifiedCallback,
-        deadline: Timestamp,
-    ) -> Result<LiveToken, VaultError> {
-        self.run(callback.shop(), drive::Hand::Code(callback.code()), None, deadline).await
+    pub async fn acquire_by_code(&self, exchange: &CodeExchange, deadline: Timestamp) -> Result<LiveToken, VaultError> {
+        self.run(&exchange.shop, drive::Hand::Code(&exchange.code), None, deadline).await
     }
 
     /// Refreshes the pair although it lives: for a shop that has been idle long, or to pin the pair to a new client secret.

@@ -47,16 +47,16 @@ pub fn on_uninstalled(record: Option<&Record>, triggered_at: Timestamp) -> OnUni
     }
 }
 
-/// What came of asking Shopify whether the installation lives: a run of the [`Machine`](crate::Machine), then
-/// `currentAppInstallation` with its token. When the Admin API answers 401, run again with
-/// [`Stale::Refused`](crate::Stale::Refused): one refused access token proves nothing while its refresh token may live.
+/// What Shopify said when asked whether the installation lives (`currentAppInstallation` with a token from a run of the
+/// [`Machine`](crate::Machine)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
-    /// Shopify took a token.
+    /// Shopify took the token of this version.
     Alive,
-    /// The run ended in [`Outcome::NeedsReauth`](crate::Outcome::NeedsReauth).
+    /// Shopify refused, with 401, the unexpired access token of this version; or the run ended in
+    /// [`Outcome::NeedsReauth`](crate::Outcome::NeedsReauth) at this version.
     Dead {
-        /// [`Machine::version`](crate::Machine::version) of that run.
+        /// The version of the token that was refused.
         version: u64,
     },
     /// No answer that says either. Try again later.

@@ -151,6 +151,13 @@ impl Response {
         response
     }
 
+    /// Another status for the same body.
+    #[must_use]
+    pub fn with_status(mut self, status: StatusCode) -> Self {
+        self.status = status;
+        self
+    }
+
     /// Sets a header, replacing one of that name. A value with a line break or another control character makes the whole
     /// answer a 500: leaving the header out could leave out a protection.
     #[must_use]

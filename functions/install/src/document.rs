@@ -1,0 +1,113 @@
+//! The HTML of the app: its one document, the bounce page, and the way out of the frame.
+//!
+//! Each says who may frame it; none holds a token or a secret; text from outside is escaped.
+
+use gatehouse_core::config::FrontSettings;
+use gatehouse_core::http::Response;
+use gatehouse_core::pages::Locale;
+use gatehouse_shopify::ShopDomain;
+use gatehouse_shopify::csp::{POLARIS_URL, escape_attribute, frame_ancestors};
+use http::{StatusCode, header};
+
+use crate::assets;
+
+/// What all documents of this deployment share.
+pub struct House<'a> {
+    /// The app's client id.
+    pub client_id: &'a str,
+    /// Inside the admin, or on its own.
+    pub embedded: bool,
+    /// Origin of the JSON API.
+    pub api: &'a str,
+    /// Where Shopify's pages and scripts are.
+    pub front: &'a FrontSettings,
+}
+
+impl House<'_> {
+    /// Who may frame a document that a proven shop asked for.
+    pub fn ancestors(&self, shop: Option<&ShopDomain>) -> String {
+        let shop = shop.filter(|_| self.embedded);
+        let policy = frame_ancestors(shop);
+        match (shop, self.front.admin_origin()) {
+            // The local house frames the app from another address than admin.shopify.com.
+            (Some(_), Some(admin)) => {
+                policy.replacen("https://admin.shopify.com", &format!("https://admin.shopify.com {admin}"), 1)
+            }
+            _ => policy,
+        }
+    }
+
+    /// The App Bridge tag: the first script of every embedded document.
+    fn app_bridge(&self) -> String {
+        format!(
+            "<script data-api-key=\"{}\" src=\"{}\"></script>",
+            escape_attribute(self.client_id),
+            escape_attribute(&self.front.app_bridge)
+        )
+    }
+
+    /// Starts loading scripts while the document is on its way.
+    fn preload(&self, polaris: bool) -> String {
+        let mut link = format!("<{}>; rel=\"preload\"; as=\"script\"", self.front.app_bridge);
+        if polaris {
+            link = format!(
+                "<https://cdn.shopify.com>; rel=\"preconnect\", {link}, <{POLARIS_URL}>; rel=\"preload\"; as=\"script\""
+            );
+        }
+        link
+    }
+
+    /// The app's document for a proven shop: first content at once, the rest by the API. `csrf` is for standalone apps.
+    pub fn app(&self, shop: &ShopDomain, locale: Locale, reopen: &str, csrf: Option<&str>) -> Response {
+        let (title, loading) = match locale {
+            Locale::En => ("Gatehouse", "Loading…"),
+            Locale::Ja => ("Gatehouse", "読み込み中…"),
+        };
+        // Polaris is an enhancement: the page is complete without it, and a machine without a network has none.
+        let polaris = self.embedded && !self.front.is_local();
+        let scripts = if self.embedded { self.app_bridge() } else { String::new() };
+        let polaris_tag =
+            if polaris { format!("<script src=\"{POLARIS_URL}\" defer></script>") } else { String::new() };
+        let body = format!(
+            "<!doctype html><html lang=\"{lang}\"><head><meta charset=\"utf-8\">{scripts}{polaris_tag}\
+             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>{title}</title>\
+             <link rel=\"stylesheet\" href=\"{style}\"></head>\
+             <body><main id=\"app\" data-api=\"{api}\" data-standalone=\"{standalone}\" data-csrf=\"{csrf}\" \
+             data-reopen=\"{reopen}\"><h1>{title}</h1><p class=\"quiet\">{shop}</p>\
+             <p class=\"quiet\" data-loading>{loading}</p></main>\
+             <script type=\"module\" src=\"{script}\"></script></body></html>",
+            lang = locale.tag(),
+            style = assets::STYLE.path,
+            api = escape_attribute(self.api),
+            standalone = !self.embedded,
+            csrf = escape_attribute(csrf.unwrap_or_default()),
+            reopen = escape_attribute(reopen),
+            script = assets::SCRIPT.path,
+        );
+        let response = Response::html(StatusCode::OK, body).with_csp(&self.ancestors(Some(shop))).for_shop(shop);
+        if self.embedded { response.with_header(header::LINK, &self.preload(polaris)) } else { response }
+    }
+
+    /// App Bridge and nothing else: it fetches an ID token and opens what `shopify-reload` names.
+    pub fn bounce(&self, shop: Option<&ShopDomain>) -> Response {
+        let response = Response::html(StatusCode::OK, self.app_bridge()).with_csp(&self.ancestors(shop));
+        match shop {
+            Some(_) => response.with_header(header::LINK, &self.preload(false)),
+            None => response,
+        }
+    }
+
+    /// Leaves the admin's frame for `target`, an address that [`crate::leave`] has checked.
+    pub fn exit(&self, shop: &ShopDomain, target: &str) -> Response {
+        // Attack: `</script>` or a quote in the address would end the script: JSON with `<` escaped cannot.
+        let literal = serde_json::Value::from(target).to_string().replace('<', "\\u003c");
+        let body = format!(
+            "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">{}<title>Gatehouse</title>\
+             <script>window.open({literal}, \"_top\");</script></head>\
+             <body><p><a href=\"{}\" target=\"_top\">Continue</a></p></body></html>",
+            self.app_bridge(),
+            escape_attribute(target),
+        );
+        Response::html(StatusCode::OK, body).with_csp(&self.ancestors(Some(shop)))
+    }
+}

@@ -1,0 +1,104 @@
+//! The way out of the admin's frame: which addresses the whole tab may be sent to.
+
+use gatehouse_shopify::ShopDomain;
+use gatehouse_shopify::query::Query;
+use gatehouse_shopify::redirect::{Origin, OwnPath, SafeRedirect};
+
+/// Where the page lies; `/exitiframe` is the name that older front ends use.
+pub const PATH: &str = "/auth/exit-iframe";
+
+/// The parameters that may name the target.
+const TARGETS: [&str; 2] = ["exitIframe", "redirectUri"];
+
+/// A checked way out.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Leave {
+    /// Whose admin framed us: a hint, good for the frame policy only.
+    pub shop: ShopDomain,
+    /// The address for the whole tab: a page of `install` or `callback`, of the shop, or of the admin.
+    pub target: String,
+}
+
+/// Reads the page's query. `None`: no shop, no target, or a target outside the app and the shop.
+pub fn read(raw_query: &str, own: &[&Origin]) -> Option<Leave> {
+    let query = Query::parse(raw_query).ok()?;
+    let shop = ShopDomain::parse(query.get_one("shop").ok()??).ok()?;
+    let text = TARGETS.iter().find_map(|name| query.get_one(name).ok().flatten())?;
+    Some(Leave { target: target(text, &shop, own)?, shop })
+}
+
+/// The address, if it is one of ours, the shop's or the admin's.
+fn target(text: &str, shop: &ShopDomain, own: &[&Origin]) -> Option<String> {
+    // Attack: an open redirect in the app's name, to a page that asks for the merchant's password.
+    for origin in own {
+        let path = text.strip_prefix(origin.as_str()).filter(|rest| rest.starts_with('/'));
+        if let Some(path) = path.and_then(|path| OwnPath::parse(path).ok()) {
+            return Some(origin.with(&path));
+        }
+    }
+    let first = own.first()?;
+    match SafeRedirect::parse(first, text, shop).ok()? {
+        SafeRedirect::Own(path) => Some(first.with(&path)),
+        SafeRedirect::Shopify(url) => Some(url.as_str().to_owned()),
+    }
+}
+
+/// The page's own address for this target, with what the front end needs to find its shop again.
+pub fn location(shop: &ShopDomain, host: Option<&str>, target: &str) -> String {
+    let mut query = Query::from_pairs([("shop", shop.as_str())]);
+    if let Some(host) = host {
+        query.push("host", host);
+    }
+    query.push("redirectUri", target);
+    format!("{PATH}?{}", query.encode())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn own() -> [Origin; 2] {
+        [Origin::parse("https://app.example.com").unwrap(), Origin::parse("https://callback.example.com").unwrap()]
+    }
+
+    fn to(target: &str) -> Option<String> {
+        let own = own();
+        let query = Query::from_pairs([("shop", "test-shop.myshopify.com"), ("exitIframe", target)]);
+        read(&query.encode(), &[&own[0], &own[1]]).map(|leave| leave.target)
+    }
+
+    #[test]
+    fn only_the_app_the_shop_and_the_admin() {
+        assert_eq!(to("/my-path").as_deref(), Some("https://app.example.com/my-path"));
+        assert_eq!(
+            to("https://callback.example.com/begin?shop=a&hmac=b").as_deref(),
+            Some("https://callback.example.com/begin?shop=a&hmac=b")
+        );
+        assert!(to("https://admin.shopify.com/store/test-shop/apps").is_some());
+        for evil in [
+            "https://evil.com",
+            "//evil.com",
+            "/\\evil.com",
+            "https://app.example.com.evil.com/",
+            "https://app.example.com@evil.com/",
+            "https://other.myshopify.com/admin",
+            "javascript:alert(1)",
+            "data:text/html,x",
+            "/a\r\nSet-Cookie: a=b",
+            "",
+        ] {
+            assert_eq!(to(evil), None, "{evil:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nonsense_stays_inside(target in "\\PC{0,100}") {
+            if let Some(address) = to(&target) {
+                let good = ["https://app.example.com/", "https://callback.example.com/", "https://test-shop.myshopify.com", "https://admin.shopify.com/"];
+                prop_assert!(good.iter().any(|start| address.starts_with(start)), "{}", address);
+            }
+        }
+    }
+}
