@@ -55,15 +55,18 @@ impl Queues {
         keep: bool,
         wanted: impl Fn(&Value) -> bool + Sync,
     ) -> Result<Walk, DataError> {
-        let mut walk = Walk::default();
+        let mut urls = Vec::new();
         for source in [&self.privacy, &self.events] {
-            if let Some(url) = self.dead_letter_queue(source).await? {
-                let mut hidden = Vec::new();
-                let walked = self.walk(&url, keep, &wanted, &mut walk, &mut hidden).await;
-                // Also after a failure: an operator must find the letters that are nobody's business here.
-                self.show_again(&url, &hidden).await?;
-                walked?;
-            }
+            // Both may name the same.
+            urls.extend(self.dead_letter_queue(source).await?.filter(|url| !urls.contains(url)));
+        }
+        let mut walk = Walk::default();
+        for url in urls {
+            let mut hidden = Vec::new();
+            let walked = self.walk(&url, keep, &wanted, &mut walk, &mut hidden).await;
+            // Also after a failure: an operator must find the letters that are nobody's business here.
+            self.show_again(&url, &hidden).await?;
+            walked?;
         }
         Ok(walk)
     }

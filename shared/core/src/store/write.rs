@@ -288,6 +288,10 @@ impl Placeholders {
     }
 
     fn joined(&mut self, conds: &[Cond], with: &str) -> String {
+        // DynamoDB refuses parentheses around parentheses.
+        if let [one] = conds {
+            return self.condition(one);
+        }
         let parts: Vec<_> = conds.iter().map(|c| self.condition(c)).collect();
         format!("({})", parts.join(with))
     }

@@ -4,6 +4,12 @@
 #![expect(clippy::unwrap_used, reason = "a helper that cannot set the stage ends its test")]
 
 mod cases;
+#[cfg(feature = "queue")]
+mod house;
+#[cfg(feature = "queue")]
+mod mirror;
+#[cfg(feature = "queue")]
+mod privacy;
 mod seal;
 mod shopify;
 mod store;
