@@ -6,6 +6,8 @@
 //! It must never: take the tenant from anything but a verified request, log a token, a secret, a query string or personal
 //! data, or acknowledge what is not yet durable.
 
+#[cfg(feature = "vault")]
+pub mod admin;
 #[cfg(all(feature = "vault", feature = "queue"))]
 pub mod audit;
 #[cfg(feature = "aws")]

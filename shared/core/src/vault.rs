@@ -256,6 +256,11 @@ impl Vault {
         &self.parts.sealer
     }
 
+    /// The client towards Shopify, with its pool of connections.
+    pub fn shopify(&self) -> &ShopifyClient {
+        &self.parts.shopify
+    }
+
     /// The time, by the vault's clock.
     pub fn now(&self) -> Timestamp {
         (self.parts.clock)()
