@@ -1,0 +1,84 @@
+//! `POST /v1/admin/{operation}`: a named operation of the Admin API, run with the vault's token. The body is the operation's
+//! variables.
+//!
+//! It must never: run a text of the caller's, or one of the operations that end or change the installation; those have
+//! addresses of their own or are an operator's. What reads customers leaves an audit record, before it is handed out.
+
+use gatehouse_core::admin::operations::{
+    CurrentAppInstallation, CustomerUpdate, Customers, CustomersAnswer, Operation, Orders, OrdersAnswer, Shop,
+};
+use gatehouse_core::http::{Request, Response};
+use gatehouse_core::problem::Problem;
+use gatehouse_core::{audit, clock};
+use http::StatusCode;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use crate::Api;
+use crate::input;
+use crate::proof::{Merchant, Proof as _};
+
+/// The operations that a page may name.
+pub(crate) const NAMES: &[&str] = &["currentAppInstallation", "customerUpdate", "customers", "orders", "shop"];
+
+pub(crate) async fn run(api: &Api, request: &Request, merchant: &Merchant, name: &str) -> Result<Response, Problem> {
+    if !NAMES.contains(&name) {
+        return Err(Problem::NotFound);
+    }
+    match name {
+        "shop" => respond(&ask::<Shop>(api, request, merchant).await?),
+        "currentAppInstallation" => respond(&ask::<CurrentAppInstallation>(api, request, merchant).await?),
+        "customers" => {
+            let answer = ask::<Customers>(api, request, merchant).await?;
+            let CustomersAnswer { customers } = &answer;
+            let ids = customers.nodes.iter().map(|node| node.id.as_str());
+            record(api, merchant, "admin.customers", customers.nodes.len(), ids).await?;
+            respond(&answer)
+        }
+        "orders" => {
+            let answer = ask::<Orders>(api, request, merchant).await?;
+            let OrdersAnswer { orders } = &answer;
+            let ids =
+                orders.nodes.iter().filter_map(|node| node.customer.as_ref()).map(|customer| customer.id.as_str());
+            record(api, merchant, "admin.orders", orders.nodes.len(), ids).await?;
+            respond(&answer)
+        }
+        "customerUpdate" => respond(&ask::<CustomerUpdate>(api, request, merchant).await?),
+        _ => Err(Problem::NotFound),
+    }
+}
+
+async fn ask<O>(api: &Api, request: &Request, merchant: &Merchant) -> Result<O::Answer, Problem>
+where
+    O: Operation,
+    O::Variables: DeserializeOwned,
+{
+    let variables: O::Variables = input::json(request)?;
+    let run = api.admin.run::<O>(merchant.caller(api), &variables, api.deadline(request));
+    run.await.map_err(|error| error.problem())
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the last step of handlers that can fail")]
+fn respond(answer: &impl Serialize) -> Result<Response, Problem> {
+    Ok(Response::json(StatusCode::OK, &json!({"data": answer})))
+}
+
+/// Who read whom. Without the record nothing is handed out.
+async fn record<'a>(
+    api: &Api,
+    merchant: &Merchant,
+    action: &'static str,
+    count: usize,
+    ids: impl Iterator<Item = &'a str>,
+) -> Result<(), Problem> {
+    let (shop, now) = (merchant.shop(), clock::now());
+    let mut marks = Vec::new();
+    for id in ids.filter_map(|gid| gid.rsplit('/').next()?.parse().ok()) {
+        let mark = api.privacy.mirror().customer_mark(shop, id, now).await.map_err(|error| api.data_problem(&error))?;
+        marks.push(mark);
+    }
+    audit::record(api.vault.table(), shop, &merchant.actor(), action, count, &marks, now, &api.settings.keep)
+        .await
+        .map_err(|error| api.data_problem(&error.into()))
+}

@@ -1,0 +1,14 @@
+//! Sample for admin UI extensions: tells who is there. Replace the body; the proof stays.
+
+use gatehouse_core::http::Response;
+use gatehouse_shopify::id_token::AdminIdToken;
+use http::StatusCode;
+use serde_json::json;
+
+use crate::proof::Extension;
+
+pub(crate) fn answer(extension: &Extension<AdminIdToken>) -> Response {
+    let token = extension.token();
+    let user = token.user().map(|id| id.to_string());
+    Response::json(StatusCode::OK, &json!({"shop": token.shop().as_str(), "user": user}))
+}
