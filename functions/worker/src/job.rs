@@ -4,6 +4,7 @@ use gatehouse_core::mirror::{Applied, PayloadError};
 use gatehouse_core::privacy::{Budget, DataError};
 use gatehouse_core::queue::{Envelope, QueueError};
 use gatehouse_core::store::StoreError;
+use gatehouse_core::vault::VaultError;
 use gatehouse_shopify::Timestamp;
 
 use crate::Worker;
@@ -85,6 +86,12 @@ impl From<DataError> for JobError {
             DataError::Payload(code) => Self::Poison { code },
             other => Self::Retry { code: other.code() },
         }
+    }
+}
+
+impl From<VaultError> for JobError {
+    fn from(error: VaultError) -> Self {
+        Self::Retry { code: error.code() }
     }
 }
 

@@ -9,19 +9,20 @@ pub mod job;
 pub mod topics;
 
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_lambda_events::event::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use futures_util::FutureExt as _;
 use futures_util::stream::{self, StreamExt as _};
-use gatehouse_core::config::{AppSettings, BaseSettings, QueueSettings, Reader, TableSettings};
+use gatehouse_core::config::{AppSettings, BaseSettings, QueueSettings, Reader, ShopifySettings, TableSettings};
 use gatehouse_core::deliveries::{self, Seen};
-use gatehouse_core::privacy::{Budget, Objects, Privacy, Retention};
+use gatehouse_core::privacy::{Budget, Privacy, Retention};
 use gatehouse_core::queue::{Envelope, QueueError, Queues};
 use gatehouse_core::runtime::{self, Failure, Invocation};
-use gatehouse_core::seal::{Bounds, Sealer};
-use gatehouse_core::store::Table;
+use gatehouse_core::secrets::SecretStore;
 use gatehouse_core::telemetry::{Metric, count, record};
+use gatehouse_core::vault::Vault;
 use gatehouse_core::{aws, clock};
 use gatehouse_shopify::Timestamp;
 use lambda_runtime::Error;
@@ -42,14 +43,12 @@ const TRIES: u32 = 5;
 /// What the function works with. Cheap to clone.
 #[derive(Clone)]
 pub struct Worker {
-    /// Where everything lies.
-    pub table: Table,
+    /// The installations and their tokens.
+    pub vault: Vault,
     /// The privacy engine, and through it the mirror.
     pub privacy: Privacy,
     /// Bodies that were too large for a message.
     pub queues: Queues,
-    /// How long what is kept.
-    pub keep: Retention,
 }
 
 /// Reads the settings, opens the clients and works until Lambda stops the process.
@@ -57,20 +56,19 @@ pub struct Worker {
 /// # Errors
 /// Wrong settings, or no Runtime API.
 pub async fn run() -> Result<(), Error> {
-    let (base, app, table, queue, keep) = Reader::from_env(|reader| {
+    let (base, app, table, queue, shopify, keep) = Reader::from_env(|reader| {
         let base = BaseSettings::read(reader);
         let (app, table) = (AppSettings::read(reader), TableSettings::read(reader));
-        let (queue, keep) = (QueueSettings::read(reader), Retention::read(reader));
-        Some((base?, app?, table?, queue?, keep?))
+        let (queue, shopify) = (QueueSettings::read(reader), ShopifySettings::read(reader));
+        let keep = Retention::read(reader);
+        Some((base?, app?, table?, queue?, shopify?, keep?))
     })?;
     let config = aws::sdk_config(&base, aws::Patience::Background).await;
-    let (sqs, s3) = (aws::sqs(&config), aws::s3(&config));
-    let store = Table::new(aws::dynamodb(&config), table.table);
-    let sealer = Sealer::new(aws::kms(&config), &table.kms_key, app.client_id, Bounds::default());
-    let objects = Objects::new(s3.clone(), &queue.bucket, &table.kms_key);
-    let letters = gatehouse_core::privacy::Queues::new(sqs.clone(), &queue.privacy, &queue.events);
-    let privacy = Privacy::new(store.clone(), sealer, objects, letters, keep.clone());
-    let worker = Worker { table: store, privacy, queues: Queues::new(sqs, s3, queue), keep };
+    let secrets = Arc::new(SecretStore::new(aws::secrets_manager(&config), app.secrets_id.clone()));
+    let vault = Vault::connect(&config, &app, &table, &shopify, secrets)?;
+    let privacy = Privacy::connect(&config, &app, &table, &queue, keep);
+    let queues = Queues::new(aws::sqs(&config), aws::s3(&config), queue);
+    let worker = Worker { vault, privacy, queues };
     runtime::run(async move |event: Box<RawValue>, invocation: Invocation| {
         let event: SqsEvent = serde_json::from_str(event.get()).map_err(|_| NOT_A_BATCH)?;
         let answer = worker.batch(event, until(invocation.deadline)).await;
@@ -159,9 +157,9 @@ impl Worker {
             count(Metric::JobDone, &[("topic", topic.name)]);
             return Ok(());
         }
-        let (shop, webhook_id) = (&envelope.shop, &envelope.webhook_id);
+        let (table, shop, webhook_id) = (self.privacy.table(), &envelope.shop, &envelope.webhook_id);
         let lease = i64::try_from(time.as_secs()).unwrap_or(60) + 5;
-        match deliveries::begin(&self.table, shop, webhook_id, topic.name, lease, now, &self.keep).await? {
+        match deliveries::begin(table, shop, webhook_id, topic.name, lease, now, self.privacy.retention()).await? {
             Seen::Fresh => {}
             Seen::Done => {
                 count(Metric::DuplicateDelivery, &[]);
@@ -176,16 +174,16 @@ impl Worker {
         // Caught here as well, so that the next try need not wait for the lease.
         match AssertUnwindSafe(worked).catch_unwind().await.unwrap_or(Err(JobError::Retry { code: "panic" })) {
             Ok(Done { outcome: "shop_erased", .. }) => {
-                deliveries::abandon(&self.table, shop, webhook_id).await?;
+                deliveries::abandon(table, shop, webhook_id).await?;
             }
             Ok(done) => {
                 if done.outcome == "stale" || done.outcome == "gone" {
                     count(Metric::StaleDelivery, &[]);
                 }
-                deliveries::finish(&self.table, shop, webhook_id, done.outcome, done.mark.as_deref()).await?;
+                deliveries::finish(table, shop, webhook_id, done.outcome, done.mark.as_deref()).await?;
             }
             Err(error) => {
-                if let Err(unseen) = deliveries::abandon(&self.table, shop, webhook_id).await {
+                if let Err(unseen) = deliveries::abandon(table, shop, webhook_id).await {
                     tracing::debug!(code = unseen.code(), "the delivery's lease runs out by itself");
                 }
                 return Err(error);

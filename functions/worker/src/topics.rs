@@ -4,6 +4,8 @@
 //! here, and subscribe to it in `shopify.app.toml`. It will be called more than once and in any order: compare times, not
 //! arrivals.
 
+mod app_scopes_update;
+mod app_uninstalled;
 mod customers_delete;
 mod customers_write;
 mod orders_write;
@@ -45,6 +47,8 @@ pub static TOPICS: &[Topic] = &[
     topic!("customers/data_request", privacy, takes its time),
     topic!("customers/redact", privacy, takes its time),
     topic!("shop/redact", privacy, takes its time),
+    topic!("app/uninstalled", app_uninstalled),
+    topic!("app/scopes_update", app_scopes_update),
     topic!("customers/create", customers_write),
     topic!("customers/update", customers_write),
     topic!("customers/delete", customers_delete),

@@ -18,9 +18,11 @@ use super::queues::Queues;
 use super::request::{Asked, Kind, RequestId};
 use super::{Budget, DataError, Retention, export, sections};
 use crate::audit::{self, Actor};
+use crate::aws;
+use crate::config::{AppSettings, QueueSettings, TableSettings};
 use crate::mirror::{Mirror, WRITTEN_AT};
 use crate::queue::{Body, Envelope, QueueError, Source, Version};
-use crate::seal::Sealer;
+use crate::seal::{Bounds, Sealer};
 use crate::store::{Cond, Cursor, Item, Key, StoreError, Table, Write};
 
 /// How far a request is.
@@ -83,6 +85,33 @@ impl Privacy {
             .with(sections::Audits(table.clone()))
             .with(sections::Requests(table.clone()));
         Self { table, mirror, objects, queues, registry, keep }
+    }
+
+    /// As the settings say: what every function that works on privacy makes at start. An app's own data is registered
+    /// here, by [`Privacy::with`], so that no function can forget it.
+    pub fn connect(
+        config: &aws_config::SdkConfig,
+        app: &AppSettings,
+        table: &TableSettings,
+        queue: &QueueSettings,
+        keep: Retention,
+    ) -> Self {
+        let store = Table::new(aws::dynamodb(config), table.table.as_str());
+        let kms_key = table.kms_key.as_str();
+        let sealer = Sealer::new(aws::kms(config), kms_key, app.client_id.as_str(), Bounds::default());
+        let objects = Objects::new(aws::s3(config), queue.bucket.as_str(), kms_key);
+        let queues = Queues::new(aws::sqs(config), queue.privacy.as_str(), queue.events.as_str());
+        Self::new(store, sealer, objects, queues, keep)
+    }
+
+    /// The table that it works on.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// How long what is kept.
+    pub fn retention(&self) -> &Retention {
+        &self.keep
     }
 
     /// With an app's own data.

@@ -1,0 +1,13 @@
+//! `app/scopes_update`: what the merchant has granted changed. A scope that was taken back is visible to the API at once.
+
+use gatehouse_shopify::compliance::Notice;
+
+use crate::{Done, Job, JobError};
+
+pub(crate) async fn work(job: Job<'_>) -> Result<Done, JobError> {
+    let notice = Notice::parse("app/scopes_update", &job.body).map_err(|bad| JobError::Poison { code: bad.code() })?;
+    let Some(Notice::ScopesUpdate(update)) = notice else { return Err(JobError::Poison { code: "bad_payload" }) };
+    let at = update.updated_at.unwrap_or(job.triggered_at());
+    let stored = job.worker.vault.on_scopes_update(&job.envelope.shop, at, &update.current).await?;
+    Ok(Done { outcome: if stored { "stored" } else { "stale" }, mark: None })
+}

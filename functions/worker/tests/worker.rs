@@ -1,0 +1,302 @@
+//! The worker's handler against DynamoDB, KMS, S3 and SQS on sockets: batches, and the cases of `compliance.json`.
+#![expect(clippy::unwrap_used, reason = "a helper that cannot set the stage ends its test")]
+
+#[path = "../../../shared/core/tests/aws/house.rs"]
+#[expect(dead_code, reason = "shared with core's own tests, which use all of it")]
+mod house;
+#[path = "../../../shared/core/tests/aws/support.rs"]
+#[expect(dead_code, reason = "shared with core's own tests, which use all of it")]
+mod support;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aws_lambda_events::event::sqs::{SqsEvent, SqsMessage};
+use gatehouse_core::audit::Actor;
+use gatehouse_core::mirror::{Customer, Order};
+use gatehouse_core::privacy::{Entry, State};
+use gatehouse_core::queue::Envelope;
+use gatehouse_core::shopify_client::ShopifyClient;
+use gatehouse_core::store::{Item, Key, Range};
+use gatehouse_core::vault::{Parts, SecretSource, Vault};
+use gatehouse_shopify::{ClientSecrets, ShopDomain, Timestamp};
+use house::{BUCKET, House, envelope};
+use serde_json::{Value, json};
+use support::{APP, NOW, shop};
+use worker::Worker;
+
+async fn stage() -> (House, Worker) {
+    let house = House::start().await;
+    let vault = Vault::new(Parts {
+        table: house.aws.table(),
+        sealer: house.aws.sealer(),
+        // Nobody answers there: what the worker does must not need Shopify.
+        shopify: ShopifyClient::new(Some("http://127.0.0.1:9".parse().unwrap())).unwrap(),
+        client_id: APP.to_owned(),
+        secrets: SecretSource::Fixed(ClientSecrets::new("hush".into(), vec![]).unwrap()),
+        mode: worker_mode(),
+        clock: Arc::new(gatehouse_core::clock::now),
+    });
+    let worker = Worker { vault, privacy: house.privacy.clone(), queues: house.queues.clone() };
+    (house, worker)
+}
+
+fn worker_mode() -> gatehouse_life::Mode {
+    gatehouse_life::Mode::Expiring
+}
+
+fn message(id: &str, body: String, tries: u32) -> SqsMessage {
+    let mut message = SqsMessage::default();
+    message.message_id = Some(id.to_owned());
+    message.body = Some(body);
+    message.attributes = HashMap::from([("ApproximateReceiveCount".to_owned(), tries.to_string())]);
+    message
+}
+
+async fn run(worker: &Worker, messages: Vec<SqsMessage>, time: Duration) -> Vec<String> {
+    let mut event = SqsEvent::default();
+    event.records = messages;
+    let answer = worker.batch(event, Instant::now() + time).await;
+    answer.batch_item_failures.into_iter().map(|failure| failure.item_identifier).collect()
+}
+
+/// One delivery alone; true when it is worked off.
+async fn deliver(worker: &Worker, envelope: &Envelope) -> bool {
+    run(worker, vec![message("m", envelope.to_json(), 1)], Duration::from_secs(60)).await.is_empty()
+}
+
+fn customer(id: u64, updated: Timestamp) -> Value {
+    json!({"id": id, "email": format!("c{id}@example.com"), "updated_at": updated.to_rfc3339()})
+}
+
+async fn names(worker: &Worker, shop: &ShopDomain) -> Vec<u64> {
+    let page = worker.privacy.mirror().customers_page(shop, None, 100, &Actor::User(1), NOW).await.unwrap();
+    page.customers.iter().map(|customer| customer.id).collect()
+}
+
+#[tokio::test]
+async fn one_bad_record_fails_alone() {
+    let (house, worker) = stage().await;
+    let one = shop("one");
+    let good = envelope(&one, "customers/create", "w-1", NOW, &customer(1, NOW));
+    let odd = envelope(&one, "customers/create", "w-2", NOW, &json!({"email": "x"}));
+    let stub = envelope(&one, "customers/update", "w-3", NOW, &json!({"id": 1}));
+    let unknown = envelope(&one, "themes/publish", "w-4", NOW, &json!({"id": 1}));
+    let mut gone = envelope(&one, "orders/create", "w-5", NOW, &json!({}));
+    gone.body =
+        gatehouse_core::queue::Body::S3 { s3: format!("deliveries/{one}/w-5"), bytes: 2, sha256: "0".repeat(64) };
+    let messages = vec![
+        message("not json", "{".to_owned(), 1),
+        message("good", good.to_json(), 1),
+        message("odd payload", odd.to_json(), 5),
+        message("stub", stub.to_json(), 1),
+        message("unknown topic", unknown.to_json(), 1),
+        message("body gone", gone.to_json(), 1),
+        message("good again", good.to_json(), 2),
+    ];
+    let mut failed = run(&worker, messages, Duration::from_secs(60)).await;
+    failed.retain(|id| id != "good again"); // it may meet the first one at work
+    failed.sort();
+    assert_eq!(failed, ["not json", "odd payload"]);
+    assert!(deliver(&worker, &good).await, "a duplicate is acknowledged");
+    assert_eq!(names(&worker, &one).await, [1]);
+    let records = house.aws.table().query_all(&Range::deliveries(&one), 10).await.unwrap();
+    assert!(records.iter().all(|record| record.get_text("state") == Some("complete")), "no lease is left behind");
+}
+
+#[tokio::test]
+async fn without_time_nothing_is_begun() {
+    let (house, worker) = stage().await;
+    let good = envelope(&shop("one"), "customers/create", "w-1", NOW, &customer(1, NOW));
+    let failed = run(&worker, vec![message("m", good.to_json(), 1)], Duration::from_secs(1)).await;
+    assert_eq!(failed, ["m"]);
+    assert!(house.everything(&[]).await.is_empty());
+}
+
+#[tokio::test]
+async fn order_and_duplicates_change_nothing() {
+    let (_house, worker) = stage().await;
+    let at = |secs| NOW.plus_secs(secs);
+    let one = shop("one");
+    let deliveries = [
+        envelope(&one, "customers/create", "a", at(1), &customer(1, at(1))),
+        envelope(&one, "customers/update", "b", at(2), &customer(1, at(2))),
+        envelope(&one, "customers/create", "c", at(1), &customer(2, at(1))),
+        envelope(&one, "customers/delete", "d", at(5), &json!({"id": 2})),
+        envelope(
+            &one,
+            "orders/create",
+            "e",
+            at(2),
+            &json!({"id": 9, "customer": {"id": 1}, "updated_at": at(2).to_rfc3339()}),
+        ),
+        envelope(
+            &one,
+            "orders/cancelled",
+            "f",
+            at(4),
+            &json!({"id": 9, "customer": {"id": 1},
+            "cancelled_at": at(4).to_rfc3339(), "updated_at": at(4).to_rfc3339()}),
+        ),
+    ];
+    let mut shuffled: Vec<_> = deliveries.iter().chain(&deliveries).chain(&deliveries).collect();
+    fastrand_shuffle(&mut shuffled);
+    for delivery in shuffled {
+        assert!(deliver(&worker, delivery).await);
+    }
+    assert_eq!(names(&worker, &one).await, [1]);
+    let view = worker.privacy.mirror().customer(&one, 1, None, 10, &Actor::User(1), NOW).await.unwrap().unwrap();
+    assert_eq!(view.customer.updated_at, Some(at(2)));
+    assert_eq!(view.orders[0].cancelled_at, Some(at(4)));
+}
+
+/// By the clock: any order will do, and a failing one is one of few.
+fn fastrand_shuffle<T>(list: &mut [T]) {
+    let mut seed = gatehouse_core::clock::now().millis().unsigned_abs();
+    for i in (1..list.len()).rev() {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let other = usize::try_from(seed >> 33).unwrap() % (i + 1);
+        list.swap(i, other);
+    }
+}
+
+/// Cases of HTTP alone: the take-in's, run end to end.
+const ELSEWHERE: &[&str] = &["compliance-004", "compliance-005", "compliance-008"];
+
+#[tokio::test]
+async fn cases_of_compliance() {
+    let file: Value = serde_json::from_str(include_str!("../../../tests/cases/compliance.json")).unwrap();
+    let cases = file["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), usize::try_from(file["count"].as_u64().unwrap()).unwrap());
+    for case in cases {
+        let id = case["id"].as_str().unwrap();
+        if ELSEWHERE.contains(&id) {
+            assert!(case["input"].get("hmac").is_some() && case["expect"]["status"] == 401, "{id}");
+            continue;
+        }
+        run_case(id, &case["input"], &case["expect"]).await;
+    }
+}
+
+async fn run_case(id: &str, input: &Value, expect: &Value) {
+    let (house, worker) = stage().await;
+    let one = shop("shop1");
+    let topic = input["topic"].as_str().unwrap();
+    let now = gatehouse_core::clock::now();
+    let installed_at = time(&input["installed_at"]).unwrap_or(now.plus_secs(-90 * 86_400));
+    let triggered_at = time(&input["triggered_at"]).unwrap_or(now);
+    install(&house, &one, installed_at, input["token"] == "revoked").await;
+    fill(&worker, &one, input).await;
+    let body = match &input["body"] {
+        Value::Null if topic == "shop/redact" => json!({"shop_id": 954_889, "shop_domain": one}),
+        Value::Null => json!({"shop_id": 954_889, "customer": {"id": 191_167, "email": "john@example.com"},
+            "data_request": {"id": 1}, "id": 954_889}),
+        body => body.clone(),
+    };
+    let delivery = envelope(&one, topic, "w-1", triggered_at, &body);
+
+    if let Some(times) = input.get("worker") {
+        assert_eq!(times, "fails 5 times", "{id}");
+        house.sqs.delete_queue().queue_url(&house.settings.events).send().await.unwrap();
+        for tries in 1..=5 {
+            let failed = run(&worker, vec![message("m", delivery.to_json(), tries)], Duration::from_secs(60)).await;
+            assert_eq!(failed, ["m"], "{id}: SQS moves it to the dead-letter queue after the fifth");
+        }
+        let near = worker.privacy.near_deadline(now.plus_secs(27 * 86_400), 4 * 86_400).await.unwrap();
+        assert_eq!((near.len(), near[0].entry.state), (1, State::Failed), "{id}: the keeper warns before it is due");
+        return;
+    }
+    let before = install_item(&house, &one).await;
+    assert!(deliver(&worker, &delivery).await, "{id}");
+    let entry = entry(&worker, &one).await;
+    match expect.get("job").and_then(Value::as_str) {
+        Some("export") => assert_eq!(entry.as_ref().unwrap().topic, "customers/data_request", "{id}"),
+        Some("redact_customer") => assert_eq!(entry.as_ref().unwrap().topic, "customers/redact", "{id}"),
+        other => assert_eq!(other, None, "{id}"),
+    }
+    if let Some(days) = expect["due_days"].as_i64() {
+        let entry = entry.as_ref().unwrap();
+        assert_eq!(entry.due_at.millis_since(entry.received_at), days * 86_400_000, "{id}");
+    }
+    if let Some(keys) = expect.get("keys") {
+        assert_eq!(entry.as_ref().unwrap().id.key(), keys["request_id"].to_string(), "{id}");
+        let file = export(&worker, &one, entry.as_ref().unwrap()).await;
+        assert_eq!(file["customer"]["ids"], json!([keys["customer_id"]]), "{id}");
+        let mut orders: Vec<_> =
+            file["sections"]["orders"].as_array().unwrap().iter().map(|o| o["id"].clone()).collect();
+        let mut wanted = keys["orders"].as_array().unwrap().clone();
+        orders.sort_by_key(Value::as_u64);
+        wanted.sort_by_key(Value::as_u64);
+        assert_eq!(orders, wanted, "{id}");
+    }
+    if expect["job_result"] == "done without Admin API" {
+        assert_eq!(entry.as_ref().unwrap().state, State::Done, "{id}");
+        assert!(house.everything(&[]).await.keys().all(|key| !key.starts_with("SHOP#")), "{id}");
+    }
+    if expect["installation_kept"] == true {
+        assert_eq!(install_item(&house, &one).await, before, "{id}");
+    }
+    if expect["second"] == "no effect" {
+        let first = install_item(&house, &one).await;
+        assert_eq!(first.as_ref().and_then(|item| item.get_text("status")), Some("uninstalled"), "{id}");
+        let mut second = delivery.clone();
+        second.webhook_id = "w-2".to_owned();
+        assert!(deliver(&worker, &delivery).await && deliver(&worker, &second).await, "{id}");
+        assert_eq!(install_item(&house, &one).await, first, "{id}");
+    }
+    if let Some(wanted) = expect.get("export") {
+        let entry = entry.as_ref().unwrap();
+        let file = export(&worker, &one, entry).await;
+        assert_eq!(file["sections"]["orders"].as_array().unwrap().len(), 3, "{id}");
+        let head = house.s3.head_object().bucket(BUCKET).key(format!("exports/{one}/{}.json", entry.id));
+        let head = head.send().await.unwrap();
+        assert_eq!(wanted["encrypted"] == true, head.server_side_encryption.unwrap().as_str() == "aws:kms", "{id}");
+        assert_eq!(wanted["link_expires"] == true, entry.export_expires_at.is_some(), "{id}");
+    }
+}
+
+fn time(value: &Value) -> Option<Timestamp> {
+    value.as_str().and_then(Timestamp::parse_rfc3339)
+}
+
+async fn install_item(house: &House, shop: &ShopDomain) -> Option<Item> {
+    house.aws.table().get(&Key::install(shop)).await.unwrap()
+}
+
+async fn install(house: &House, shop: &ShopDomain, at: Timestamp, revoked: bool) {
+    let item = Item::new()
+        .text("shop", shop.as_str())
+        .text("status", if revoked { "needs_reauth" } else { "installed" })
+        .number("version", 1)
+        .bytes("access", vec![1])
+        .time("acquired_at", at)
+        .time("installed_at", at);
+    house.aws.table().put(&Key::install(shop), item, None).await.unwrap();
+}
+
+/// The customer of the cases, with the orders that the case names, or three.
+async fn fill(worker: &Worker, shop: &ShopDomain, input: &Value) {
+    let at = gatehouse_core::clock::now().plus_secs(-3600);
+    let mirror = worker.privacy.mirror();
+    let body = json!({"id": 191_167, "email": "john@example.com", "updated_at": at.to_rfc3339()});
+    let customer = Customer::from_payload(body.to_string().as_bytes()).unwrap();
+    mirror.put_customer(shop, &customer, at, at).await.unwrap();
+    let named = ["orders_requested", "orders_to_redact"].iter().find_map(|list| input["body"][list].as_array());
+    let orders = named.filter(|named| !named.is_empty()).cloned().unwrap_or_else(|| vec![json!(1), json!(2), json!(3)]);
+    for id in orders {
+        let body = json!({"id": id, "customer": {"id": 191_167}, "updated_at": at.to_rfc3339()});
+        let order = Order::from_payload(body.to_string().as_bytes()).unwrap();
+        mirror.put_order(shop, &order, at, at).await.unwrap();
+    }
+}
+
+async fn entry(worker: &Worker, shop: &ShopDomain) -> Option<Entry> {
+    worker.privacy.list(shop, None, 10).await.unwrap().0.into_iter().next()
+}
+
+async fn export(worker: &Worker, shop: &ShopDomain, entry: &Entry) -> Value {
+    let now = gatehouse_core::clock::now();
+    let file = worker.privacy.open_export(shop, &entry.id, None, &Actor::User(1), now).await.unwrap();
+    serde_json::from_slice(&file.content.collect().await.unwrap().to_vec()).unwrap()
+}
