@@ -18,6 +18,11 @@ pub mod request;
 pub mod sections;
 pub mod shop;
 
+/// The examples of `docs/EXTENDING.md`, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/EXTENDING.md")]
+pub mod extending {}
+
 use std::time::Instant;
 
 use gatehouse_shopify::Timestamp;

@@ -229,6 +229,11 @@ impl Range {
         Self::of_shop(shop, format!("{kind}#"))
     }
 
+    /// Rows made by [`Key::custom`] whose ids begin like this.
+    pub fn custom_below(shop: &ShopDomain, kind: &'static str, id: &str) -> Self {
+        Self::of_shop(shop, format!("{kind}#{}", bounded(id)))
+    }
+
     pub(super) fn partition_key(&self) -> &str {
         &self.pk
     }

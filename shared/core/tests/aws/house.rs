@@ -159,6 +159,7 @@ impl House {
 
     pub(crate) async fn put_object(&self, key: &str, body: &str) {
         let put = self.s3.put_object().bucket(BUCKET).key(key).body(body.as_bytes().to_vec().into());
+        let put = put.server_side_encryption(aws_sdk_s3::types::ServerSideEncryption::AwsKms);
         put.send().await.unwrap();
     }
 
@@ -201,6 +202,14 @@ async fn answer(State(services): State<Arc<Services>>, request: Request) -> Resp
         headers: parts.headers,
         body,
     };
+    // The emulator forgets how an object is encrypted; as the template's bucket policy does, refuse what is not.
+    let writes = (request.method == "PUT" && !request.uri.contains("partNumber=")) || request.uri.contains("?uploads");
+    let sealed = request.headers.get("x-amz-server-side-encryption").is_some_and(|how| how == "aws:kms");
+    if writes && request.uri.contains("/exports/") && !sealed {
+        let mut response = Response::new(axum::body::Body::from("<Error><Code>AccessDenied</Code></Error>"));
+        *response.status_mut() = axum::http::StatusCode::FORBIDDEN;
+        return response;
+    }
     let answer = match scope.contains("/sqs/") {
         true => services.sqs.handle(request).await,
         false => services.s3.handle(request).await,
