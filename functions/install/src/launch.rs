@@ -286,7 +286,8 @@ mod tests {
             for way in [Way::IdToken, Way::CodeGrant { embedded: true }] {
                 let asked = Asked { path: "/", raw_query: &raw, authorization: header.as_deref(), user_agent: None };
                 let launch = read(&asked, way, "key", &secrets(), NOW);
-                prop_assert!(!matches!(launch, Launch::Proven { .. } | Launch::Signed { .. }));
+                let refused = !matches!(launch, Launch::Proven { .. } | Launch::Signed { .. });
+                prop_assert!(refused);
             }
         }
     }

@@ -27,25 +27,10 @@ const HTTP: Duration = Duration::from_secs(30);
 const JOB: Duration = Duration::from_secs(300);
 
 const TEMPLATES: [Template; 7] = [
-    Template {
-        name: "install",
-        timeout: HTTP,
-        memory_mb: 512,
-        settings: &[BASE, APP, SCOPES, SHOPIFY, VAULT, LAUNCH, FRONT],
-    },
-    Template {
-        name: "callback",
-        timeout: HTTP,
-        memory_mb: 512,
-        settings: &[BASE, APP, SCOPES, SHOPIFY, VAULT, LAUNCH],
-    },
-    Template {
-        name: "api",
-        timeout: HTTP,
-        memory_mb: 512,
-        settings: &[BASE, APP, SCOPES, SHOPIFY, VAULT, QUEUES, BUCKET, LAUNCH, FRONT],
-    },
-    Template { name: "webhook", timeout: HTTP, memory_mb: 256, settings: &[BASE, APP, QUEUES, BUCKET] },
+    Template { name: "install", timeout: HTTP, memory_mb: 512, settings: install::Settings::NAMES },
+    Template { name: "callback", timeout: HTTP, memory_mb: 512, settings: callback::Settings::NAMES },
+    Template { name: "api", timeout: HTTP, memory_mb: 512, settings: api::Settings::NAMES },
+    Template { name: "webhook", timeout: HTTP, memory_mb: 256, settings: webhook::Settings::NAMES },
     Template {
         name: "worker",
         timeout: JOB,
@@ -71,7 +56,10 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 pub(crate) fn specs(settings: &BTreeMap<String, String>, binary: impl Fn(&str) -> Box<Path>, most: usize) -> Vec<Spec> {
     let known = |name: &str| TEMPLATES.iter().any(|template| template.settings.iter().any(|list| list.contains(&name)));
     let spec = |template: &Template| {
-        let reads = |name: &str| template.settings.iter().any(|list| list.contains(&name)) || !known(name);
+        // The log level is telemetry's own, before any setting is read.
+        let reads = |name: &str| {
+            name == "LOG_LEVEL" || template.settings.iter().any(|list| list.contains(&name)) || !known(name)
+        };
         let environment = settings.iter().filter(|(name, _)| reads(name));
         Spec {
             name: template.name.to_owned(),

@@ -224,7 +224,8 @@ impl Local {
         let house = House { addresses, app: identity.app(scopes), settings, keep: options.keep };
         let shopify = shopify::Standin::new(house.clone());
         let (seen, ran) = (Arc::downgrade(&aws), Arc::downgrade(&lambda));
-        shopify.inspect_with(Arc::new(move |shop| Box::pin(inspect::shop(Weak::clone(&seen), Weak::clone(&ran), shop))));
+        shopify
+            .inspect_with(Arc::new(move |shop| Box::pin(inspect::shop(Weak::clone(&seen), Weak::clone(&ran), shop))));
         let published = Arc::downgrade(&aws);
         shopify.publish_secrets_with(Arc::new(move |secrets| {
             let aws = published.upgrade();
