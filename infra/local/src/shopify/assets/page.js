@@ -150,9 +150,11 @@
   const draw_value = (value) => {
     if (Array.isArray(value) && value.length && value.every((item) => item && typeof item === "object" && !Array.isArray(item))) {
       const columns = [...new Set(value.flatMap((item) => Object.keys(item)))];
+      if (columns.length > 8) return stacked(value);
       return table(columns, value.map((item) => columns.map((name) => {
         const cell = item[name];
         if (cell === undefined || cell === null) return "";
+        if (name === "at" && typeof cell === "number") return new Date(cell).toISOString().slice(11, 23);
         return typeof cell === "object" ? make("code", { textContent: JSON.stringify(cell) }) : String(cell);
       })));
     }
@@ -165,8 +167,23 @@
     }
     return make("p", { textContent: String(value) });
   };
+  /* Objects with many members: one block each, named by its sort key, a line a member. */
+  const stacked = (items) => {
+    const list = make("div");
+    for (const item of items) {
+      const block = make("details");
+      block.append(make("summary", { textContent: item.sk ?? item.key ?? item.id ?? "item" }));
+      block.append(make("pre", { textContent: Object.entries(item).map(([name, value]) =>
+        `${name}: ${typeof value === "object" ? JSON.stringify(value) : value}`).join("\n") }));
+      list.append(block);
+    }
+    return list;
+  };
+  /* What is kept comes first; how it was answered after it. */
+  const LAST = ["invocations", "log"];
   const draw_holdings = (holdings) => {
-    const parts = Object.entries(holdings).flatMap(([name, value]) => [
+    const rank = ([name]) => LAST.indexOf(name);
+    const parts = Object.entries(holdings).sort((a, b) => rank(a) - rank(b)).flatMap(([name, value]) => [
       make("h3", { textContent: name.replaceAll("_", " ") }),
       draw_value(value),
     ]);
