@@ -255,6 +255,9 @@ fn decide(state: &mut State, shop: &str, fields: &[(String, String)], now: i64) 
     let bad = |description: &str| (StatusCode::BAD_REQUEST, oauth_error("invalid_request", description));
     let grant = grant_of(fields);
     let outside = state.outside(now);
+    if grant == "exchange" {
+        first_opened(state, shop, fields, now, outside);
+    }
     let State { app, shops, .. } = state;
     let Some(client_id) = field(fields, "client_id") else { return bad("Missing client_id") };
     if client_id != app.client_id {
@@ -356,6 +359,22 @@ fn decide(state: &mut State, shop: &str, fields: &[(String, String)], now: i64) 
             (StatusCode::OK, offline_body(&issued))
         }
         _ => (StatusCode::BAD_REQUEST, oauth_error("unsupported_grant_type", "The grant type is not supported")),
+    }
+}
+
+/// The admin has ID tokens of installed apps only. A script that drives the system from outside holds the client secret and
+/// signs as the admin does: its first good token for a shop that never had the app is the installation by Shopify, and a
+/// shop that was never heard of has just opened. After an uninstallation only the page or an action installs again.
+fn first_opened(state: &mut State, shop: &str, fields: &[(String, String)], now: i64, outside: i64) {
+    let never = state.shops.get(shop).is_none_or(|shop| shop.install.is_none() && shop.uninstalled_at.is_none());
+    let ours = field(fields, "client_secret").is_some_and(|secret| state.app.secret_id(secret).is_some());
+    let good =
+        || field(fields, "subject_token").is_some_and(|token| id_token_user(&state.app, shop, token, outside).is_ok());
+    if state.app.managed_install && never && ours && good() {
+        let number = u64::try_from(state.shops.len()).unwrap_or(0) + 1;
+        state.shops.entry(shop.to_owned()).or_insert_with(|| state::Shop::demo(shop, number, now));
+        let scopes = state.app.scopes.clone();
+        state.install(shop, &scopes, now);
     }
 }
 
