@@ -1,14 +1,22 @@
 //! Every end-to-end test in one binary, so that it links once.
 #![expect(clippy::unwrap_used, reason = "a test that meets what it does not expect must fail")]
 
+#[path = "e2e/callback.rs"]
+mod callback;
 #[path = "e2e/gateway.rs"]
 mod gateway;
+#[path = "e2e/install.rs"]
+mod install;
+#[path = "e2e/journey.rs"]
+mod journey;
 #[path = "e2e/lambda.rs"]
 mod lambda;
 #[path = "e2e/outside.rs"]
 mod outside;
 #[path = "e2e/persistence.rs"]
 mod persistence;
+#[path = "e2e/privacy.rs"]
+mod privacy;
 #[path = "e2e/queues.rs"]
 mod queues;
 #[path = "e2e/smoke.rs"]

@@ -1,0 +1,201 @@
+//! The App URL through the real function: installing by an ID token, and every launch that proves nothing.
+
+use gatehouse_tests::sign;
+use serde_json::json;
+
+use crate::journey::*;
+
+#[tokio::test]
+async fn a_launch_with_an_id_token_installs_and_opens_the_app() {
+    let house = house(&[]).await;
+    let shop = shop(&house);
+    act(&house, "install_now", json!({})).await;
+    let opened = launch(&house, json!({})).await;
+    assert_eq!(opened.status, 200, "{opened:?}");
+    assert!(opened.header("content-type").starts_with("text/html"));
+    let admin = &house.local.addresses().admin;
+    let policy = format!("frame-ancestors https://{shop} https://admin.shopify.com {admin}");
+    assert!(opened.csp().starts_with(&policy), "{}", opened.csp());
+    let head = opened.body.split("<head>").nth(1).unwrap();
+    let first = head.find("<script").map(|at| &head[at..]).unwrap();
+    let bridge = format!("src=\"{admin}/shopifycloud/app-bridge.js\"");
+    assert!(first.split("</script>").next().unwrap().contains(&bridge), "App Bridge is the first script: {head}");
+    assert!(opened.body.contains(&*shop) && !opened.body.contains("eyJ"), "the shop, and no token");
+
+    let held = installation(&house, &shop).await.unwrap();
+    assert_eq!(held["status"]["S"], "installed");
+    assert!(held["access"]["B"].is_string() && held["refresh"]["B"].is_string(), "both tokens are sealed");
+    assert_eq!(counter(&house, "token.granted.exchange").await, 1);
+
+    assert_eq!(launch(&house, json!({})).await.status, 200);
+    assert_eq!(counter(&house, "token.granted.exchange").await, 1, "a live token is not exchanged again");
+}
+
+#[tokio::test]
+async fn without_a_usable_id_token_the_browser_fetches_one() {
+    let house = house(&[]).await;
+    act(&house, "install_now", json!({})).await;
+    let good = launch_url(&house, json!({})).await;
+    let token = query_of(&good)["id_token"].clone();
+    let tampered = good.replace(&token, &format!("{}x{}", &token[..token.len() - 20], &token[token.len() - 19..]));
+    let urls = [
+        launch_url(&house, json!({ "id_token": "stale" })).await,
+        launch_url(&house, json!({ "id_token": "none" })).await,
+        tampered,
+        good.replace(&token, "nonsense"),
+    ];
+    for url in urls {
+        let answer = get(&house, &url).await;
+        assert_eq!(answer.status, 302, "{url} {answer:?}");
+        assert!(answer.location().starts_with("/auth/session-token?"), "{}", answer.location());
+        assert!(!answer.location().contains("id_token"), "{}", answer.location());
+        let query = answer.location_query();
+        assert_eq!(query["shop"], shop(&house));
+        assert!(query["shopify-reload"].starts_with("/?"), "{}", query["shopify-reload"]);
+
+        let bounce = get(&house, &format!("{}{}", house.local.addresses().install, answer.location())).await;
+        assert_eq!(bounce.status, 200, "{bounce:?}");
+        assert!(bounce.body.contains("app-bridge.js"));
+        assert!(bounce.csp().contains(&format!("https://{}", shop(&house))), "{}", bounce.csp());
+    }
+    assert_eq!(counter(&house, "token.requests").await, 0);
+    assert!(installation(&house, &shop(&house)).await.is_none());
+}
+
+#[tokio::test]
+async fn a_token_for_another_app_does_not_bounce_for_ever() {
+    let house = house(&[]).await;
+    let token = act(&house, "id_token", json!({ "audience": "another-app" })).await;
+    let good = launch_url(&house, json!({})).await;
+    let url = good.replace(&query_of(&good)["id_token"], token["id_token"].as_str().unwrap());
+    let answer = get(&house, &url).await;
+    assert_eq!(answer.status, 401, "{answer:?}");
+    assert!(answer.csp().contains("frame-ancestors 'none'"), "{}", answer.csp());
+}
+
+#[tokio::test]
+async fn the_bounce_page_opens_pages_of_ours_only() {
+    let house = house(&[]).await;
+    let (base, shop) = (&house.local.addresses().install, shop(&house));
+    for target in ["https://evil.example", "//evil.example", "/\\evil.example", "javascript:alert(1)"] {
+        let target: String = url::form_urlencoded::byte_serialize(target.as_bytes()).collect();
+        let answer = get(&house, &format!("{base}/auth/session-token?shop={shop}&shopify-reload={target}")).await;
+        assert_eq!(answer.status, 400, "{target}");
+        assert!(!answer.body.contains("evil"), "{}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn bots_are_gone_before_anything_is_read() {
+    let house = house(&[]).await;
+    act(&house, "install_now", json!({})).await;
+    let url = launch_url(&house, json!({})).await;
+    for agent in ["Googlebot/2.1", "facebookexternalhit/1.1", "Slackbot-LinkExpanding 1.0"] {
+        let answer = get_with(&house, &url, &[("user-agent", agent)]).await;
+        assert_eq!(answer.status, 410, "{agent}");
+    }
+    assert_eq!(counter(&house, "token.requests").await, 0);
+    let answer = get_with(&house, &url, &[("user-agent", "Mozilla/5.0 Shopify Mobile/iOS/9.0")]).await;
+    assert_eq!(answer.status, 200);
+}
+
+#[tokio::test]
+async fn two_shops_have_two_installations_and_each_its_own_frame_policy() {
+    let house = house(&[]).await;
+    let first = shop(&house);
+    for domain in [first.as_str(), OTHER] {
+        act(&house, "install_now", json!({ "shop": domain })).await;
+    }
+    for (domain, foreign) in [(first.as_str(), OTHER), (OTHER, first.as_str())] {
+        let answer = launch(&house, json!({ "shop": domain })).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert!(answer.csp().contains(domain) && !answer.csp().contains(foreign), "{}", answer.csp());
+        assert!(answer.body.contains(domain) && !answer.body.contains(foreign));
+        assert_eq!(status(&house, domain).await, "installed");
+    }
+    let (a, b) = (installation(&house, &first).await.unwrap(), installation(&house, OTHER).await.unwrap());
+    assert_ne!(a["key"], b["key"], "each shop has its own data key");
+}
+
+#[tokio::test]
+async fn the_shop_is_the_tokens_and_never_the_parameters() {
+    let house = house(&[]).await;
+    let first = shop(&house);
+    act(&house, "install_now", json!({})).await;
+    act(&house, "install_now", json!({ "shop": OTHER })).await;
+    let url = launch_url(&house, json!({})).await.replace(&first, OTHER);
+    let answer = get(&house, &url).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(answer.csp().contains(&*first) && !answer.csp().contains(OTHER), "{}", answer.csp());
+    assert!(!answer.body.contains(OTHER));
+    assert!(installation(&house, OTHER).await.is_none());
+}
+
+#[tokio::test]
+async fn shopify_down_is_said_and_the_next_launch_heals() {
+    let house = house(&[]).await;
+    act(&house, "install_now", json!({})).await;
+    act(&house, "fault", json!({ "target": "token", "status": 503, "count": 1000 })).await;
+    let answer = launch(&house, json!({ "locale": "ja" })).await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(answer.body.contains("lang=\"ja\""), "{}", answer.body);
+    assert!(answer.csp().contains(&shop(&house)), "the admin may show it: {}", answer.csp());
+    act(&house, "faults_clear", json!({})).await;
+    assert_eq!(launch(&house, json!({})).await.status, 200);
+    assert_eq!(status(&house, &shop(&house)).await, "installed");
+}
+
+#[tokio::test]
+async fn missing_scopes_lead_out_of_the_frame_to_the_merchants_consent() {
+    let house = house(&[]).await;
+    act(&house, "install_now", json!({ "scopes": "read_customers" })).await;
+    let answer = launch(&house, json!({})).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(answer.body.contains("window.open(") && answer.body.contains("oauth/install"), "{}", answer.body);
+    act(&house, "scopes", json!({ "grant": "read_orders" })).await;
+    let answer = launch(&house, json!({})).await;
+    assert!(answer.body.contains("id=\"app\""), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn a_fetch_gets_statuses_instead_of_redirects() {
+    let house = house(&[]).await;
+    act(&house, "install_now", json!({})).await;
+    let base = format!("{}/", house.local.addresses().install);
+    for bad in ["Bearer nonsense", "Basic eDp5", "Bearer"] {
+        let answer = get_with(&house, &base, &[("authorization", bad)]).await;
+        assert_eq!(answer.status, 401, "{bad}");
+        assert_eq!(answer.header("x-shopify-retry-invalid-session-request"), "1");
+    }
+    let token = act(&house, "id_token", json!({})).await["id_token"].as_str().unwrap().to_owned();
+    assert_eq!(get_with(&house, &base, &[("authorization", &format!("Bearer {token}"))]).await.status, 200);
+    let unsigned = sign::jwt_with_header(
+        "x",
+        &json!({ "alg": "none", "typ": "JWT" }),
+        &sign::id_token_claims(&house.local.app().client_id, &shop(&house), "1", sign::now()),
+    );
+    let unsigned = format!("Bearer {}.", unsigned.rsplit_once('.').unwrap().0);
+    assert_eq!(get_with(&house, &base, &[("authorization", &unsigned)]).await.status, 401);
+}
+
+#[tokio::test]
+async fn a_code_grant_launch_is_signed_and_fresh_or_goes_back_to_shopify() {
+    let house = code_grant_house().await;
+    let shop = shop(&house);
+    let fresh = launch_url(&house, json!({ "embedded": false })).await;
+    let tampered = get(&house, &fresh.replace(&shop, OTHER)).await;
+    assert_eq!(tampered.status, 400, "{tampered:?}");
+    assert!(tampered.csp().contains("frame-ancestors 'none'"));
+    let stale = launch(&house, json!({ "embedded": false, "age": 3_600 })).await;
+    assert_eq!(stale.status, 302, "{stale:?}");
+    assert!(stale.location().starts_with(&house.local.addresses().shopify), "{}", stale.location());
+    let framed = launch(&house, json!({ "id_token": "none" })).await;
+    assert_eq!(framed.status, 302, "{framed:?}");
+    assert!(framed.location().starts_with("/auth/exit-iframe?"), "{}", framed.location());
+    let page = get(&house, &format!("{}{}", house.local.addresses().install, framed.location())).await;
+    assert_eq!(page.status, 200);
+    assert!(page.body.contains("/begin?"), "{}", page.body);
+    let no_shop = get(&house, &format!("{}/", house.local.addresses().install)).await;
+    assert!(no_shop.csp().contains("frame-ancestors 'none'"), "{no_shop:?}");
+    assert!(!no_shop.body.contains("<form"), "nobody is asked for a shop's domain");
+}
