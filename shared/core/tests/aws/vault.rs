@@ -11,8 +11,9 @@ use gatehouse_core::vault::{
     CrashPoint, Imported, Installation, LiveToken, Parts, SecretSource, Uninstall, Vault, VaultError,
 };
 use gatehouse_life::{Mode, Status};
+use gatehouse_shopify::callback::CodeExchange;
 use gatehouse_shopify::id_token::{AdminIdToken, Claims, verify_admin};
-use gatehouse_shopify::oauth::{Form, VerifiedCallback, sign_query, verify_callback};
+use gatehouse_shopify::oauth::{Form, sign_query, verify_callback};
 use gatehouse_shopify::{ClientSecrets, Query, Scopes, ShopDomain, Timestamp};
 use serde_json::json;
 
@@ -86,11 +87,13 @@ impl House {
         verify_admin(token.expose(), APP, &self.secrets, now).unwrap()
     }
 
-    fn callback(&self, shop: &ShopDomain, code: &str) -> VerifiedCallback {
+    fn callback(&self, shop: &ShopDomain, code: &str) -> CodeExchange {
         let timestamp = self.time.now().secs().to_string();
         let pairs = [("code", code), ("shop", shop.as_str()), ("state", "nonce"), ("timestamp", &timestamp)];
         let signed = sign_query(&Query::from_pairs(pairs), Form::Encoded, self.secrets.current());
-        verify_callback(&signed, &self.secrets, self.time.now()).unwrap()
+        let callback = verify_callback(&signed, &self.secrets, self.time.now()).unwrap();
+        let (shop, code, matched) = (callback.shop().clone(), callback.code().clone(), callback.matched());
+        CodeExchange { shop, code, host: callback.host().cloned(), return_path: None, matched }
     }
 
     pub(crate) async fn install(&self, shop: &ShopDomain) -> LiveToken {
