@@ -1,6 +1,8 @@
 //! Every end-to-end test in one binary, so that it links once.
 #![expect(clippy::unwrap_used, reason = "a test that meets what it does not expect must fail")]
 
+#[path = "e2e/browser.rs"]
+mod browser;
 #[path = "e2e/callback.rs"]
 mod callback;
 #[path = "e2e/gateway.rs"]
