@@ -5,6 +5,8 @@
 mod browser;
 #[path = "e2e/callback.rs"]
 mod callback;
+#[path = "e2e/canary.rs"]
+mod canary;
 #[path = "e2e/gateway.rs"]
 mod gateway;
 #[path = "e2e/install.rs"]
@@ -13,6 +15,8 @@ mod install;
 mod journey;
 #[path = "e2e/lambda.rs"]
 mod lambda;
+#[path = "e2e/nonsense.rs"]
+mod nonsense;
 #[path = "e2e/outside.rs"]
 mod outside;
 #[path = "e2e/persistence.rs"]
