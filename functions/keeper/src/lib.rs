@@ -1,1 +1,349 @@
-//! On a schedule: refreshes what would die, retention, deadlines.
+//! On a schedule: refreshes what would die, finishes rotations, retires what is old, watches the privacy deadlines.
+//!
+//! An event is `{"task": "…"}` ([`Task`]). Work is found by queries on the `due` index, shard by shard, never by a scan. A run
+//! ends before Lambda ends it, and what it did not come to is still there for the next one: a shop that was refreshed has
+//! left its place in the index, one that failed is put off, and the walks over all shops say where they stopped.
+//!
+//! The keeper refreshes by itself, [`AT_ONCE`] shops at a time, and not through a queue: a shop is due every 20 to 25 days, so
+//! 100,000 shops are about 200 an hour, and a run of five minutes has time for thousands. The bound on what Shopify and KMS
+//! see stays in one place, and no message can name a shop.
+//!
+//! It must never: scan the table, call a request done that is not, or run into Lambda's limit in the middle of a write.
+
+pub mod plan;
+
+use std::time::{Duration, Instant};
+
+use futures_util::stream::{self, StreamExt as _};
+use gatehouse_core::config::{AppSettings, BaseSettings, QueueSettings, Reader, ShopifySettings, TableSettings};
+use gatehouse_core::privacy::{Budget, DataError, Objects, Privacy, Queues, Retention};
+use gatehouse_core::runtime::{self, Failure, Invocation};
+use gatehouse_core::secrets::SecretStore;
+use gatehouse_core::store::{Due, DueCursor, DueRow, StoreError};
+use gatehouse_core::telemetry::{Metric, count, record};
+use gatehouse_core::vault::{Vault, VaultError};
+use gatehouse_core::{aws, clock};
+use gatehouse_shopify::{ShopDomain, Timestamp};
+use lambda_runtime::Error;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+pub use plan::{Order, Place, Task};
+
+/// Shops that are worked on at once.
+pub const AT_ONCE: usize = 8;
+/// Rows of one page of the index.
+const PAGE: u16 = 24;
+/// The most shops of one run; the next run goes on.
+const MOST: u64 = 5_000;
+/// The longest that one shop may take: a lease that somebody else left behind, and a refresh.
+const ONE_SHOP: Duration = Duration::from_secs(30);
+/// What is kept of the invocation's time for the page under way.
+const RESERVE: Duration = Duration::from_secs(60);
+/// Up to this long is waited before each shop, so that a run comes as a drizzle.
+const JITTER_MILLIS: u64 = 100;
+/// Everything in the index: nothing is due later than this (refresh tokens live for 90 days).
+const ALL_SECS: i64 = 400 * 86_400;
+/// A warning is given when a request has less than this left of its 30 days.
+const WARN_SECS: i64 = 7 * 86_400;
+/// A request on which nothing has happened for this long is sent again.
+const IDLE_SECS: i64 = 6 * 3_600;
+/// Pages of one shop that one run of the retention reads.
+const RETENTION_PAGES: u32 = 500;
+
+/// Everything that the function reads from its environment.
+pub struct Settings {
+    base: BaseSettings,
+    app: AppSettings,
+    shopify: ShopifySettings,
+    table: TableSettings,
+    queue: QueueSettings,
+    keep: Retention,
+}
+
+impl Settings {
+    /// The names that it reads, by section.
+    pub const NAMES: &[&[&str]] = &[
+        BaseSettings::NAMES,
+        AppSettings::NAMES,
+        ShopifySettings::NAMES,
+        TableSettings::NAMES,
+        QueueSettings::NAMES,
+        Retention::NAMES,
+    ];
+
+    /// Reads them all, so that one message names everything that is wrong.
+    pub fn read(r: &mut Reader<'_>) -> Option<Self> {
+        let (base, app, shopify) = (BaseSettings::read(r), AppSettings::read(r), ShopifySettings::read(r));
+        let (table, queue, keep) = (TableSettings::read(r), QueueSettings::read(r), Retention::read(r));
+        Some(Self { base: base?, app: app?, shopify: shopify?, table: table?, queue: queue?, keep: keep? })
+    }
+}
+
+/// The function's state: one a process.
+pub struct Keeper {
+    vault: Vault,
+    privacy: Privacy,
+    kms_key: String,
+    kms: aws_sdk_kms::Client,
+}
+
+/// What a run did, and where it stopped.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Shops that the index named.
+    pub seen: u64,
+    /// Shops for which something was done.
+    pub done: u64,
+    /// Shops for which nothing was to be done.
+    pub skipped: u64,
+    /// Shops for which it failed.
+    pub failed: u64,
+    /// Where to go on; nothing when the run came to the end.
+    pub next: Option<Place>,
+}
+
+/// What became of one shop.
+enum One {
+    Done,
+    Skipped,
+    Failed,
+}
+
+/// Reads the settings, connects, and works until Lambda stops the process.
+///
+/// # Errors
+/// When a setting is wrong or the Runtime API cannot be reached.
+pub async fn run() -> Result<(), Error> {
+    let keeper = Keeper::connect(Reader::from_env(Settings::read)?).await?;
+    runtime::run(async |event: Box<RawValue>, invocation: Invocation| {
+        let order: Order = serde_json::from_str(event.get()).map_err(|_| UNKNOWN_TASK)?;
+        keeper.handle(order, invocation.deadline).await
+    })
+    .await
+}
+
+const UNKNOWN_TASK: Failure = Failure {
+    code: "unknown_task",
+    message: "The event must be {\"task\": …} with refresh, rotate-keys, rotate-secrets, retention or deadlines.",
+};
+
+impl Keeper {
+    async fn connect(settings: Settings) -> Result<Self, Error> {
+        let Settings { base, app, shopify, table, queue, keep } = settings;
+        let config = aws::sdk_config(&base, aws::Patience::Background).await;
+        let secrets = SecretStore::new(aws::secrets_manager(&config), app.secrets_id.clone());
+        let vault = Vault::connect(&config, &app, &table, &shopify, std::sync::Arc::new(secrets))?;
+        let objects = Objects::new(aws::s3(&config), &queue.bucket, &table.kms_key);
+        let letters = Queues::new(aws::sqs(&config), &queue.privacy, &queue.events);
+        let privacy = Privacy::new(vault.table().clone(), vault.sealer().clone(), objects, letters, keep);
+        Ok(Self { vault, privacy, kms_key: table.kms_key, kms: aws::kms(&config) })
+    }
+
+    /// Does one task, and answers with what was done.
+    ///
+    /// # Errors
+    /// [`Failure`] when it could not be done at all; single shops that failed are counted in the answer.
+    pub async fn handle(&self, order: Order, deadline: Timestamp) -> Result<Value, Failure> {
+        let now = clock::now();
+        let task = order.task;
+        let left = Duration::from_millis(u64::try_from(deadline.millis_since(now)).unwrap_or(0));
+        let stop = Instant::now() + left.saturating_sub(RESERVE.min(left / 4));
+        let far = now.plus_secs(ALL_SECS);
+        let report = match task {
+            Task::Deadlines => return self.deadlines(now, stop).await,
+            Task::Refresh => self.walk(task, now, order.next, stop, async |row| self.refresh(&row).await).await,
+            Task::RotateKeys => {
+                let key = self.present_kms_key().await?;
+                self.walk(task, far, order.next, stop, async |row| self.rewrap(&row.shop, &key).await).await
+            }
+            Task::RotateSecrets => {
+                let id = self.vault.secret_id().await.map_err(|error| failure(error.code()))?;
+                self.walk(task, far, order.next, stop, async |row| self.pin(&row.shop, &id).await).await
+            }
+            Task::Retention => {
+                self.walk(task, far, order.next, stop, async |row| self.retire(&row.shop, stop).await).await
+            }
+        };
+        let report = report.map_err(|error| failure(error.code()))?;
+        for (outcome, number) in [("done", report.done), ("skipped", report.skipped), ("failed", report.failed)] {
+            if number > 0 {
+                #[expect(clippy::cast_precision_loss, reason = "a run deals with thousands of shops at most")]
+                let number = number as f64;
+                record(Metric::KeeperShop, number, &[("task", task.as_str()), ("outcome", outcome)]);
+            }
+        }
+        let (seen, done, failed) = (report.seen, report.done, report.failed);
+        let finished = report.next.is_none();
+        tracing::info!(task = task.as_str(), seen, done, failed, finished, "the keeper's run is over");
+        let mut answer = serde_json::to_value(report).unwrap_or_default();
+        answer["task"] = json!(task);
+        Ok(answer)
+    }
+
+    /// Shop by shop through the index, everything that is due until `until`; ends at the end, at `stop`, or when a whole page
+    /// failed: then something is wrong that is no single shop's matter.
+    async fn walk(
+        &self,
+        task: Task,
+        until: Timestamp,
+        from: Option<Place>,
+        stop: Instant,
+        work: impl AsyncFn(DueRow) -> One,
+    ) -> Result<Report, StoreError> {
+        let mut report = Report::default();
+        let work = &work;
+        let mut shards: Vec<String> = Due::Install.shards().collect();
+        let mut after = None;
+        match from {
+            Some(place) => {
+                let shard = Due::Install.shard_of(&place.shop);
+                shards.retain(|known| *known >= shard);
+                after = Some(DueCursor::behind_install(&place.shop, Timestamp::from_secs(place.due_at)));
+            }
+            // What is refreshed leaves its place, so any order ends; a run that is cut short must not always favour the same.
+            None if task == Task::Refresh => shards.rotate_left(fastrand::usize(..shards.len())),
+            None => {}
+        }
+        for shard in shards {
+            loop {
+                let (rows, next) = self.vault.table().due(&shard, until, after.take(), PAGE).await?;
+                let last = rows.last().map(|row| Place { shop: row.shop.clone(), due_at: row.due_at.secs() });
+                let outcomes: Vec<One> = stream::iter(rows).map(work).buffer_unordered(AT_ONCE).collect().await;
+                let failed = outcomes.iter().filter(|one| matches!(one, One::Failed)).count();
+                report.seen += outcomes.len() as u64;
+                report.failed += failed as u64;
+                report.done += outcomes.iter().filter(|one| matches!(one, One::Done)).count() as u64;
+                report.skipped = report.seen - report.done - report.failed;
+                let hopeless = failed > AT_ONCE && failed == outcomes.len();
+                if hopeless || report.seen >= MOST || Instant::now() >= stop {
+                    if hopeless {
+                        tracing::error!(task = task.as_str(), failed, "every shop of a page failed: the run is given up");
+                    }
+                    if let Some(last) = last {
+                        report.next = Some(last);
+                        return Ok(report);
+                    }
+                }
+                match next {
+                    Some(next) => after = Some(next),
+                    None => break,
+                }
+            }
+        }
+        Ok(report)
+    }
+
+    async fn refresh(&self, row: &DueRow) -> One {
+        let (shop, now) = (&row.shop, clock::now());
+        let installation = match self.vault.installation(shop).await {
+            Ok(Some(installation)) if plan::is_due(&installation, now) => installation,
+            Ok(_) => return One::Skipped,
+            Err(error) => return one_failed(Task::Refresh, shop, error.code()),
+        };
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(..=JITTER_MILLIS))).await;
+        let error = match self.vault.renew(shop, one_shop(now)).await {
+            Ok(true) => return One::Done,
+            // The vault has said so, and the shop has left the index: there is nothing that the keeper could do for it.
+            Err(error) if error.needs_merchant() => return one_failed(Task::Refresh, shop, error.code()),
+            Ok(false) => VaultError::RetryLater(gatehouse_life::Failure::Unavailable),
+            Err(error) => error,
+        };
+        let again = plan::again_at(&error, installation.refresh_expires, now);
+        if let Err(error) = self.vault.put_off(shop, installation.version, again).await {
+            tracing::warn!(%shop, code = error.code(), "a shop that failed could not be put off");
+        }
+        one_failed(Task::Refresh, shop, error.code())
+    }
+
+    async fn pin(&self, shop: &ShopDomain, secret_id: &str) -> One {
+        match self.vault.installation(shop).await {
+            Ok(Some(installation)) if plan::is_pinned_elsewhere(&installation, secret_id) => {}
+            Ok(_) => return One::Skipped,
+            Err(error) => return one_failed(Task::RotateSecrets, shop, error.code()),
+        }
+        match self.vault.renew(shop, one_shop(clock::now())).await {
+            Ok(true) => One::Done,
+            Ok(false) => one_failed(Task::RotateSecrets, shop, "not_renewed"),
+            Err(error) => one_failed(Task::RotateSecrets, shop, error.code()),
+        }
+    }
+
+    async fn rewrap(&self, shop: &ShopDomain, kms_key: &str) -> One {
+        match self.vault.rewrap(shop, kms_key).await {
+            Ok(done) if done.tokens || done.personal_data => One::Done,
+            Ok(_) => One::Skipped,
+            Err(error) => one_failed(Task::RotateKeys, shop, error.code()),
+        }
+    }
+
+    async fn retire(&self, shop: &ShopDomain, stop: Instant) -> One {
+        if Instant::now() >= stop {
+            // Not begun; the next run comes to it.
+            return One::Skipped;
+        }
+        match self.privacy.retire(shop, clock::now(), &mut Budget::pages(RETENTION_PAGES)).await {
+            Ok(Some(retired)) if retired.is_empty() => One::Skipped,
+            Ok(Some(retired)) => {
+                for (kind, number) in retired {
+                    #[expect(clippy::cast_precision_loss, reason = "bounded by the pages of one run")]
+                    record(Metric::Retired, number as f64, &[("kind", kind)]);
+                }
+                One::Done
+            }
+            Ok(None) => one_failed(Task::Retention, shop, "too_many_pages"),
+            Err(error) => one_failed(Task::Retention, shop, error.code()),
+        }
+    }
+
+    /// Warns before a privacy deadline, and sends the message of each request that nothing happens on again.
+    async fn deadlines(&self, now: Timestamp, stop: Instant) -> Result<Value, Failure> {
+        let data = |error: DataError| failure(error.code());
+        let near = self.privacy.near_deadline(now, WARN_SECS).await.map_err(data)?;
+        let mut overdue = 0_u64;
+        for open in &near {
+            let (shop, request) = (&open.shop, &open.entry.id);
+            let hours = open.entry.due_at.millis_since(now) / 3_600_000;
+            if open.entry.due_at <= now {
+                overdue += 1;
+                count(Metric::PrivacyOverdue, &[]);
+                tracing::error!(%shop, %request, hours, "a privacy request is past its deadline");
+            } else {
+                count(Metric::PrivacyDueSoon, &[]);
+                tracing::warn!(%shop, %request, hours, "a privacy request nears its deadline");
+            }
+        }
+        let resent = self.privacy.resend_lost(now, IDLE_SECS, &mut Budget::until(stop)).await.map_err(data)?;
+        if resent > 0 {
+            #[expect(clippy::cast_precision_loss, reason = "open requests are few")]
+            record(Metric::PrivacyResent, resent as f64, &[]);
+        }
+        let due_soon = near.len() as u64 - overdue;
+        Ok(json!({ "task": Task::Deadlines, "due_soon": due_soon, "overdue": overdue, "resent": resent }))
+    }
+
+    /// The key that the setting names (an id, an ARN or an alias), by its ARN: what stands beside each data key.
+    async fn present_kms_key(&self) -> Result<String, Failure> {
+        let described = self.kms.describe_key().key_id(&self.kms_key).send().await;
+        let arn = described.ok().and_then(|answer| answer.key_metadata).and_then(|key| key.arn);
+        arn.ok_or(Failure {
+            code: "kms_key_unknown",
+            message: "KMS does not describe KMS_KEY_ID: check the setting and the keeper's kms:DescribeKey.",
+        })
+    }
+}
+
+/// Never beyond what is kept of the invocation.
+fn one_shop(now: Timestamp) -> Timestamp {
+    now.plus_millis(i64::try_from(ONE_SHOP.as_millis()).unwrap_or(30_000))
+}
+
+fn one_failed(task: Task, shop: &ShopDomain, code: &'static str) -> One {
+    tracing::warn!(task = task.as_str(), %shop, code, "the keeper failed for a shop");
+    One::Failed
+}
+
+fn failure(code: &'static str) -> Failure {
+    Failure { code, message: "The keeper could not work at all: table, queue, bucket or secrets refused; the log says which." }
+}

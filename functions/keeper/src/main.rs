@@ -1,3 +1,7 @@
 //! Starts the `keeper` function, nothing else.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    gatehouse_core::runtime::start("keeper", keeper::run)
+}

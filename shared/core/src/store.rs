@@ -146,6 +146,17 @@ pub struct DueRow {
 #[derive(Clone, Debug)]
 pub struct DueCursor(HashMap<String, AttributeValue>);
 
+impl DueCursor {
+    /// Behind the installation of this shop that was due then, whether it still is in the index or not.
+    pub fn behind_install(shop: &ShopDomain, due_at: Timestamp) -> Self {
+        let mut at = Key::install(shop).attributes();
+        let shard = AttributeValue::S(Due::Install.shard_of(shop));
+        at.insert(SCHEMA.index.partition_key.to_owned(), shard);
+        at.insert(SCHEMA.index.sort_key.to_owned(), AttributeValue::N(due_at.secs().to_string()));
+        Self(at)
+    }
+}
+
 /// The table. Cheap to clone.
 #[derive(Clone)]
 pub struct Table {

@@ -321,6 +321,8 @@ metrics! {
     PrivacyOverdue Count [];
     /// The keeper sent a lost job again.
     PrivacyResent Count [];
+    /// A shop that the keeper dealt with: `done`, `skipped` (nothing was to be done) or `failed`.
+    KeeperShop Count ["task", "outcome"];
     /// Things retired by the retention settings.
     Retired Count ["kind"];
     /// A customer was signed in by Multipass.

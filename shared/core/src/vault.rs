@@ -407,6 +407,21 @@ impl Vault {
         }
     }
 
+    /// Puts off what the keeper has to do for this shop, so that one that fails does not stand before all others. False when
+    /// its tokens have changed meanwhile or nothing is due for it: then nothing changes.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn put_off(&self, shop: &ShopDomain, version: u64, until: Timestamp) -> Result<bool, StoreError> {
+        let changes = Changes::new().number(name::DUE_AT, until.secs());
+        let unchanged = Cond::number(name::VERSION, item::stored_version(version)).and(Cond::Present(name::DUE_SHARD));
+        match self.parts.table.update(&Key::install(shop), changes, Some(unchanged)).await {
+            Ok(_) => Ok(true),
+            Err(StoreError::ConditionFailed { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Applies an `app/uninstalled` that Shopify triggered at `triggered_at`. When the times lie too close together, the
     /// stored refresh token is asked: Shopify refuses it if and only if the installation is over.
     ///
