@@ -151,19 +151,22 @@ impl Keeper {
         let left = Duration::from_millis(u64::try_from(deadline.millis_since(now)).unwrap_or(0));
         let stop = Instant::now() + left.saturating_sub(RESERVE.min(left / 4));
         let far = now.plus_secs(ALL_SECS);
+        // On the heap: the futures of the SDK are large.
         let report = match task {
-            Task::Deadlines => return self.deadlines(now, stop).await,
-            Task::Refresh => self.walk(task, now, order.next, stop, async |row| self.refresh(&row).await).await,
+            Task::Deadlines => return Box::pin(self.deadlines(now, stop)).await,
+            Task::Refresh => {
+                Box::pin(self.walk(task, now, order.next, stop, async |row| self.refresh(&row).await)).await
+            }
             Task::RotateKeys => {
                 let key = self.present_kms_key().await?;
-                self.walk(task, far, order.next, stop, async |row| self.rewrap(&row.shop, &key).await).await
+                Box::pin(self.walk(task, far, order.next, stop, async |row| self.rewrap(&row.shop, &key).await)).await
             }
             Task::RotateSecrets => {
                 let id = self.vault.secret_id().await.map_err(|error| failure(error.code()))?;
-                self.walk(task, far, order.next, stop, async |row| self.pin(&row.shop, &id).await).await
+                Box::pin(self.walk(task, far, order.next, stop, async |row| self.pin(&row.shop, &id).await)).await
             }
             Task::Retention => {
-                self.walk(task, far, order.next, stop, async |row| self.retire(&row.shop, stop).await).await
+                Box::pin(self.walk(task, far, order.next, stop, async |row| self.retire(&row.shop, stop).await)).await
             }
         };
         let report = report.map_err(|error| failure(error.code()))?;
@@ -203,14 +206,18 @@ impl Keeper {
                 after = Some(DueCursor::behind_install(&place.shop, Timestamp::from_secs(place.due_at)));
             }
             // What is refreshed leaves its place, so any order ends; a run that is cut short must not always favour the same.
-            None if task == Task::Refresh => shards.rotate_left(fastrand::usize(..shards.len())),
+            None if task == Task::Refresh => {
+                let first = fastrand::usize(..shards.len());
+                shards.rotate_left(first);
+            }
             None => {}
         }
         for shard in shards {
             loop {
                 let (rows, next) = self.vault.table().due(&shard, until, after.take(), PAGE).await?;
                 let last = rows.last().map(|row| Place { shop: row.shop.clone(), due_at: row.due_at.secs() });
-                let outcomes: Vec<One> = stream::iter(rows).map(work).buffer_unordered(AT_ONCE).collect().await;
+                let outcomes: Vec<One> =
+                    stream::iter(rows).map(|row| Box::pin(work(row))).buffer_unordered(AT_ONCE).collect().await;
                 let failed = outcomes.iter().filter(|one| matches!(one, One::Failed)).count();
                 report.seen += outcomes.len() as u64;
                 report.failed += failed as u64;
@@ -219,7 +226,11 @@ impl Keeper {
                 let hopeless = failed > AT_ONCE && failed == outcomes.len();
                 if hopeless || report.seen >= MOST || Instant::now() >= stop {
                     if hopeless {
-                        tracing::error!(task = task.as_str(), failed, "every shop of a page failed: the run is given up");
+                        tracing::error!(
+                            task = task.as_str(),
+                            failed,
+                            "every shop of a page failed: the run is given up"
+                        );
                     }
                     if let Some(last) = last {
                         report.next = Some(last);
@@ -325,6 +336,9 @@ impl Keeper {
 
     /// The key that the setting names (an id, an ARN or an alias), by its ARN: what stands beside each data key.
     async fn present_kms_key(&self) -> Result<String, Failure> {
+        if self.kms_key.starts_with("arn:") && !self.kms_key.contains(":alias/") {
+            return Ok(self.kms_key.clone());
+        }
         let described = self.kms.describe_key().key_id(&self.kms_key).send().await;
         let arn = described.ok().and_then(|answer| answer.key_metadata).and_then(|key| key.arn);
         arn.ok_or(Failure {
@@ -345,5 +359,8 @@ fn one_failed(task: Task, shop: &ShopDomain, code: &'static str) -> One {
 }
 
 fn failure(code: &'static str) -> Failure {
-    Failure { code, message: "The keeper could not work at all: table, queue, bucket or secrets refused; the log says which." }
+    Failure {
+        code,
+        message: "The keeper could not work at all: table, queue, bucket or secrets refused; the log says which.",
+    }
 }

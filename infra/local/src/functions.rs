@@ -37,12 +37,7 @@ const TEMPLATES: [Template; 7] = [
         memory_mb: 512,
         settings: &[BASE, APP, SCOPES, SHOPIFY, VAULT, QUEUES, BUCKET, LAUNCH, FRONT],
     },
-    Template {
-        name: "keeper",
-        timeout: JOB,
-        memory_mb: 512,
-        settings: &[BASE, APP, SCOPES, SHOPIFY, VAULT, QUEUES, BUCKET, LAUNCH, FRONT],
-    },
+    Template { name: "keeper", timeout: JOB, memory_mb: 512, settings: keeper::Settings::NAMES },
     Template { name: "sso", timeout: HTTP, memory_mb: 256, settings: &[BASE, APP, VAULT, LAUNCH, FRONT] },
 ];
 

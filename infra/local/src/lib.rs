@@ -180,6 +180,8 @@ struct Running {
     _lock: Option<std::fs::File>,
 }
 
+/// Where a running house says where it is, in its kept directory.
+const RUNNING: &str = "running.json";
 /// The queues, each with a dead-letter queue.
 const QUEUES: [&str; 2] = ["privacy", "events"];
 const TABLE: &str = "gatehouse";
@@ -262,7 +264,21 @@ impl Local {
             _schedule: options.schedule.into_iter().map(|entry| schedule::start(entry, &lambda)).collect(),
             _lock: claimed,
         };
-        Ok(Self { house, aws, lambda, shopify, running })
+        let started = Self { house, aws, lambda, shopify, running };
+        started.announce()?;
+        Ok(started)
+    }
+
+    /// Tells the operator's command (`gatehouse --local`) where this house is: addresses and settings, no secret.
+    fn announce(&self) -> Result<(), StartError> {
+        let Some(directory) = &self.house.keep else { return Ok(()) };
+        let running = json!({
+            "process": std::process::id(),
+            "addresses": self.house.addresses,
+            "settings": self.house.settings,
+        });
+        let bytes = serde_json::to_vec_pretty(&running).map_err(std::io::Error::other)?;
+        Ok(keep::write_private(&directory.join(RUNNING), &bytes)?)
     }
 
     /// Where each part answers.
@@ -328,6 +344,11 @@ impl Local {
 
     /// Ends every process and waits until they are gone.
     pub async fn stop(self) {
+        if let Some(directory) = &self.house.keep
+            && let Err(error) = std::fs::remove_file(directory.join(RUNNING))
+        {
+            tracing::warn!(%error, "the note on where this house is stays behind");
+        }
         drop(self.running);
         self.lambda.stop().await;
         self.shopify.save();

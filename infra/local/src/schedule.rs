@@ -20,7 +20,17 @@ pub struct Entry {
 
 /// The template's schedule.
 pub fn of_the_template() -> Vec<Entry> {
-    Vec::new()
+    const MINUTE: u64 = 60;
+    const HOUR: u64 = 60 * MINUTE;
+    let entries = [
+        ("refresh", 15 * MINUTE),
+        ("deadlines", HOUR),
+        ("rotate-secrets", 6 * HOUR),
+        ("retention", 24 * HOUR),
+        ("rotate-keys", 24 * HOUR),
+    ];
+    let entry = |(task, secs): (&str, u64)| Entry { task: task.to_owned(), every: Duration::from_secs(secs) };
+    entries.into_iter().map(entry).collect()
 }
 
 /// A running entry; dropping it stops it.

@@ -61,6 +61,21 @@ pub async fn sdk_config(base: &BaseSettings, patience: Patience) -> SdkConfig {
     }
 }
 
+/// As [`sdk_config`], for a house on this machine: with its region and credentials, which mean nothing elsewhere. Nobody's
+/// own credentials are looked for, so that none is ever sent there.
+#[cfg(feature = "vault")]
+pub async fn local_config(base: &BaseSettings, patience: Patience) -> SdkConfig {
+    let loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
+        .timeout_config(patience.timeouts())
+        .retry_config(patience.retries())
+        .region(aws_config::Region::new("us-east-1"))
+        .credentials_provider(aws_sdk_dynamodb::config::Credentials::new("local", "local", None, None, "local"));
+    match &base.aws_endpoint {
+        Some(endpoint) => loader.endpoint_url(endpoint.as_str().trim_end_matches('/')).load().await,
+        None => loader.load().await,
+    }
+}
+
 /// A DynamoDB client.
 #[cfg(feature = "vault")]
 pub fn dynamodb(config: &SdkConfig) -> aws_sdk_dynamodb::Client {
