@@ -51,6 +51,16 @@ pub struct Worker {
     pub queues: Queues,
 }
 
+/// The names that the function reads from its environment, by section.
+pub const NAMES: &[&[&str]] = &[
+    BaseSettings::NAMES,
+    AppSettings::NAMES,
+    TableSettings::NAMES,
+    QueueSettings::NAMES,
+    ShopifySettings::NAMES,
+    Retention::NAMES,
+];
+
 /// Reads the settings, opens the clients and works until Lambda stops the process.
 ///
 /// # Errors

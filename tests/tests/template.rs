@@ -1,0 +1,228 @@
+//! What linters do not see of `template.yaml`, its includes and `shopify.app.toml`: that they agree with the code, with
+//! each other, and with the rules of the house. Each check is also shown a template that breaks its rule.
+#![expect(clippy::unwrap_used, reason = "a test that meets what it does not expect must fail")]
+
+#[path = "template/load.rs"]
+mod load;
+#[path = "template/roles.rs"]
+mod roles;
+#[path = "template/rules.rs"]
+mod rules;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gatehouse_core::store::schema;
+use gatehouse_core::telemetry::{Metric, NAMESPACE};
+use serde_json::{Value, json};
+
+use load::{Template, file};
+
+/// The settings that a deployment leaves alone: addresses for the local house, which production refuses, and defaults.
+const LOCAL_ONLY: &[&str] = &["APP_BRIDGE_URL", "AWS_ENDPOINT_URL", "SHOPIFY_BROWSER_URL", "SHOPIFY_ENDPOINT_URL"];
+
+/// What each function's code says that it reads.
+fn declared() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
+    let functions: [(&str, &[&[&str]]); 5] = [
+        ("api", api::Settings::NAMES),
+        ("callback", callback::Settings::NAMES),
+        ("install", install::Settings::NAMES),
+        ("webhook", webhook::Settings::NAMES),
+        ("worker", worker::NAMES),
+    ];
+    let names = |sections: &[&[&'static str]]| {
+        // Every function's log has a level; `telemetry` reads it before all other settings.
+        let read = sections.concat().into_iter().chain(["LOG_LEVEL"]);
+        read.filter(|name| !LOCAL_ONLY.contains(name)).collect()
+    };
+    functions.into_iter().map(|(function, sections)| (function, names(sections))).collect()
+}
+
+#[test]
+fn every_function_is_deployed_and_has_what_it_reads() {
+    let template = Template::main();
+    let names: BTreeSet<_> = template.functions().map(|function| function.name).collect();
+    assert_eq!(names, gatehouse_local::functions::names().map(str::to_owned).collect());
+    for (function, reads) in declared() {
+        let variables = template.variables(function);
+        let given: BTreeSet<_> = variables.keys().map(String::as_str).collect();
+        assert_eq!(given, reads, "{function}: template.yaml on the left, its code on the right");
+    }
+}
+
+#[test]
+fn no_secret_is_in_the_template() {
+    let secrets = ["{{resolve:", "NoEcho", "shpss_", "shpat_", "client_secret:"];
+    for name in ["template.yaml", "infra/alarms.yaml", "infra/edge.yaml", "infra/front.yaml", "infra/network.yaml"] {
+        let text = file(name);
+        for secret in secrets {
+            assert!(!text.contains(secret), "{name} holds {secret}");
+        }
+    }
+    for function in Template::main().functions() {
+        for (name, value) in Template::main().variables(&function.name) {
+            assert!(!name.ends_with("SECRET") && !name.ends_with("TOKEN") && !name.ends_with("PASSWORD"), "{name}");
+            // The id of the secret, which the role lets the function read.
+            assert!(name != "SHOPIFY_SECRETS" || value == json!({"Ref": "Secret"}));
+        }
+    }
+}
+
+#[test]
+fn the_table_has_the_shape_that_the_code_has() {
+    let template = Template::main();
+    let table = template.properties("Table");
+    let key = |hash: &str, range: &str| json!([{"AttributeName": hash, "KeyType": "HASH"}, {"AttributeName": range, "KeyType": "RANGE"}]);
+    let shape = schema();
+    assert_eq!(table["KeySchema"], key(shape.partition_key, shape.sort_key));
+    let [index] = table["GlobalSecondaryIndexes"].as_array().unwrap().as_slice() else { panic!("one index") };
+    assert_eq!(index["IndexName"], shape.index.name);
+    assert_eq!(index["KeySchema"], key(shape.index.partition_key, shape.index.sort_key));
+    assert_eq!(index["Projection"], json!({"ProjectionType": "INCLUDE", "NonKeyAttributes": shape.index.include}));
+    let types = json!([
+        {"AttributeName": shape.partition_key, "AttributeType": "S"},
+        {"AttributeName": shape.sort_key, "AttributeType": "S"},
+        {"AttributeName": shape.index.partition_key, "AttributeType": "S"},
+        {"AttributeName": shape.index.sort_key, "AttributeType": "N"},
+    ]);
+    assert_eq!(table["AttributeDefinitions"], types);
+    assert_eq!(table["TimeToLiveSpecification"], json!({"AttributeName": shape.ttl, "Enabled": true}));
+}
+
+#[test]
+fn the_roles_are_the_ones_that_docs_roles_lists() {
+    let table = roles::markdown(&Template::main());
+    let page = file("docs/ROLES.md");
+    let listed = page.split("<!-- roles -->\n").nth(1).unwrap_or_default();
+    assert!(listed.trim() == table.trim(), "docs/ROLES.md must list what template.yaml allows:\n{table}");
+}
+
+#[test]
+fn every_rule_holds() {
+    let template = Template::main();
+    for (name, rule) in rules::RULES {
+        let broken = rule(&template);
+        assert!(broken.is_empty(), "{name}: {broken:#?}");
+    }
+}
+
+/// A check that cannot fail is none: each rule is shown a template that breaks it.
+#[test]
+fn every_rule_sees_what_breaks_it() {
+    for (rule, path, value) in rules::BREAKS {
+        let mut template = Template::main();
+        template.break_at(path, serde_json::from_str(value).unwrap());
+        let (_, check) = rules::RULES.iter().find(|(name, _)| name == rule).unwrap();
+        assert!(!check(&template).is_empty(), "{rule} does not see {path} = {value}");
+    }
+    for (name, _) in rules::RULES {
+        assert!(rules::BREAKS.iter().any(|(rule, ..)| rule == name), "{name} is never broken");
+    }
+}
+
+#[test]
+fn every_alarm_has_its_page_and_every_page_its_alarm() {
+    let alarms = Template::alarms();
+    let runbook = file("docs/RUNBOOK.md");
+    let pages: BTreeSet<_> = runbook.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+    let mut named = BTreeSet::new();
+    for (id, alarm) in alarms.of_type("AWS::CloudWatch::Alarm") {
+        let text = alarm["AlarmDescription"].as_str().unwrap();
+        let (_, anchor) = text.split_once("docs/RUNBOOK.md#").unwrap_or_else(|| panic!("{id} names no page"));
+        assert!(pages.contains(anchor), "{id}: docs/RUNBOOK.md has no `### {anchor}`");
+        assert_eq!(alarm["AlarmActions"], json!([{"Ref": "Topic"}]), "{id}");
+        assert_eq!(alarm["TreatMissingData"], "notBreaching", "{id}");
+        named.insert(anchor);
+    }
+    assert_eq!(named, pages, "alarms on the left, pages of docs/RUNBOOK.md on the right");
+}
+
+/// Every `{namespace, metric, dimensions}` that alarms and dashboard look at.
+fn looked_at() -> Vec<(String, String, BTreeMap<String, String>)> {
+    let alarms = Template::alarms();
+    let text = |value: &Value| value.as_str().or_else(|| value["Fn::Sub"].as_str()).unwrap_or_default().to_owned();
+    let mut all = Vec::new();
+    let mut add = |metric: &Value| {
+        let dimensions = metric["Dimensions"].as_array().unwrap().iter();
+        let dimensions = dimensions.map(|d| (text(&d["Name"]), text(&d["Value"]))).collect();
+        all.push((text(&metric["Namespace"]), text(&metric["MetricName"]), dimensions));
+    };
+    for (_, alarm) in alarms.of_type("AWS::CloudWatch::Alarm") {
+        if alarm["Metrics"].is_null() {
+            add(alarm);
+        }
+        for metric in alarm["Metrics"].as_array().into_iter().flatten() {
+            if !metric["MetricStat"].is_null() {
+                add(&metric["MetricStat"]["Metric"]);
+            }
+        }
+    }
+    let body = alarms.properties("Dashboard")["DashboardBody"]["Fn::Sub"].as_str().unwrap().to_owned();
+    let body: Value = serde_json::from_str(&body).expect("the dashboard is JSON");
+    for metric in
+        body["widgets"].as_array().unwrap().iter().flat_map(|w| w["properties"]["metrics"].as_array().unwrap())
+    {
+        let words: Vec<_> = metric.as_array().unwrap().iter().filter_map(Value::as_str).map(str::to_owned).collect();
+        let dimensions = words[2..].chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
+        all.push((words[0].clone(), words[1].clone(), dimensions));
+    }
+    all
+}
+
+#[test]
+fn alarms_and_dashboard_look_at_what_there_is() {
+    let template = Template::main();
+    let functions: BTreeSet<_> = template.functions().map(|f| format!("${{Name}}-{}", f.name)).collect();
+    let queues: BTreeSet<_> = template
+        .of_type("AWS::SQS::Queue")
+        .map(|(_, queue)| queue["QueueName"]["Fn::Sub"].as_str().unwrap().replace("AWS::StackName", "Name"))
+        .collect();
+    let looked_at = looked_at();
+    assert!(looked_at.len() > 60);
+    for (namespace, name, dimensions) in looked_at {
+        if let Some(function) = dimensions.get("FunctionName") {
+            assert!(functions.contains(function), "{name} of {function}");
+        }
+        if let Some(queue) = dimensions.get("QueueName") {
+            assert!(queues.contains(queue), "{name} of {queue}");
+        }
+        if namespace == NAMESPACE {
+            let metric = Metric::ALL.iter().find(|metric| metric.name() == name);
+            let metric = metric.unwrap_or_else(|| panic!("nothing counts {name}"));
+            let own: BTreeSet<_> = dimensions.keys().map(String::as_str).filter(|n| *n != "FunctionName").collect();
+            let all: BTreeSet<_> = metric.dimensions().iter().copied().collect();
+            assert!(own.is_empty() || own == all, "{name} is not counted by {own:?}");
+        }
+    }
+}
+
+#[test]
+fn shopify_knows_the_same_app() {
+    let app: toml::Table = file("shopify.app.toml").parse().unwrap();
+    let template = Template::main();
+    let default = |parameter: &str| template.parameter(parameter)["Default"].as_str().unwrap().to_owned();
+    let list = |value: &toml::Value| -> Vec<String> {
+        value.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(app["access_scopes"]["scopes"].as_str().unwrap(), default("Scopes"));
+    assert_eq!(list(&app["access_scopes"]["optional_scopes"]).join(","), default("OptionalScopes"));
+    assert_eq!(app["webhooks"]["api_version"].as_str().unwrap(), default("ApiVersion"));
+    assert_eq!(app["embedded"].as_bool().unwrap().to_string(), default("Embedded"));
+    let legacy = app["access_scopes"]["use_legacy_install_flow"].as_bool().unwrap();
+    assert_eq!(legacy, default("InstallFlow") == "authorization_code");
+
+    let subscriptions = app["webhooks"]["subscriptions"].as_array().unwrap();
+    let topics =
+        |key: &str| -> BTreeSet<String> { subscriptions.iter().filter_map(|s| s.get(key)).flat_map(&list).collect() };
+    let compliance = topics("compliance_topics");
+    assert_eq!(compliance, ["customers/data_request", "customers/redact", "shop/redact"].map(str::to_owned).into());
+    let all: BTreeSet<_> = topics("topics").union(&compliance).cloned().collect();
+    let handled: BTreeSet<_> = worker::topics::TOPICS.iter().map(|topic| topic.name.to_owned()).collect();
+    assert_eq!(all, handled, "shopify.app.toml on the left, the worker's topics on the right");
+
+    let hosts = ["app", "callback", "api", "hooks"].map(|host| format!("https://{host}.gatehouse.dev"));
+    let [home, callback, api, hooks] = &hosts;
+    assert_eq!(app["application_url"].as_str().unwrap(), home);
+    assert_eq!(list(&app["auth"]["redirect_urls"]), [format!("{callback}/")]);
+    assert_eq!(app["app_proxy"]["url"].as_str().unwrap(), format!("{api}/proxy"));
+    assert!(subscriptions.iter().all(|s| s["uri"].as_str() == Some(hooks)));
+}

@@ -1,0 +1,349 @@
+//! The rules of the house for the template: each gives what breaks it, in words.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::load::Template;
+use super::roles::{list, statements};
+
+type Rule = fn(&Template) -> Vec<String>;
+
+/// Every rule.
+pub(crate) const RULES: &[(&str, Rule)] = &[
+    ("queues", queues),
+    ("visibility", visibility),
+    ("kept", kept),
+    ("storage", storage),
+    ("functions", functions),
+    ("actions", actions),
+    ("keys", keys),
+    ("doors", doors),
+    ("logs", logs),
+];
+
+/// For each rule: where a template is changed, and to what, so that the rule must complain.
+pub(crate) const BREAKS: &[(&str, &str, &str)] = &[
+    ("queues", "/Resources/PrivacyQueue/Properties/RedrivePolicy", "null"),
+    ("queues", "/Resources/PrivacyQueue/Properties/RedrivePolicy/maxReceiveCount", "3"),
+    ("queues", "/Resources/EventsDeadLetters/Properties/MessageRetentionPeriod", "3600"),
+    ("visibility", "/Resources/PrivacyQueue/Properties/VisibilityTimeout", "1799"),
+    ("visibility", "/Resources/WorkerFunction/Properties/Timeout", "600"),
+    ("visibility", "/Resources/WorkerFunction/Properties/Events/Events/Properties/FunctionResponseTypes", "[]"),
+    ("visibility", "/Resources/WorkerFunction/Properties/Events/Events/Properties/ScalingConfig", "{}"),
+    ("kept", "/Resources/Table/DeletionPolicy", "\"Delete\""),
+    ("kept", "/Resources/Key/UpdateReplacePolicy", "null"),
+    ("storage", "/Resources/Table/Properties/DeletionProtectionEnabled", "false"),
+    ("storage", "/Resources/Table/Properties/SSESpecification/KMSMasterKeyId", "\"alias/aws/dynamodb\""),
+    ("storage", "/Resources/Table/Properties/PointInTimeRecoverySpecification/PointInTimeRecoveryEnabled", "false"),
+    ("storage", "/Resources/Bucket/Properties/PublicAccessBlockConfiguration/BlockPublicPolicy", "false"),
+    ("storage", "/Resources/BucketPolicy/Properties/PolicyDocument/Statement/0/Effect", "\"Allow\""),
+    ("storage", "/Resources/EventsQueue/Properties/KmsMasterKeyId", "null"),
+    ("functions", "/Resources/ApiFunction/Properties/Role", "{\"Fn::GetAtt\": [\"WorkerRole\", \"Arn\"]}"),
+    ("functions", "/Resources/ApiFunction/Properties/LoggingConfig/LogFormat", "\"Text\""),
+    ("functions", "/Resources/ApiFunction/Properties/ReservedConcurrentExecutions", "null"),
+    ("functions", "/Resources/SsoFunction/Metadata/BuildProperties/Binary", "\"api\""),
+    ("functions", "/Parameters/Architecture/Default", "\"x86_64\""),
+    ("actions", "/Resources/WebhookRole/Properties/Policies/0/PolicyDocument/Statement/3/Action/0", "\"sqs:*\""),
+    ("actions", "/Resources/WebhookRole/Properties/Policies/0/PolicyDocument/Statement/3/Resource", "\"*\""),
+    (
+        "actions",
+        "/Resources/InstallRole/Properties/ManagedPolicyArns",
+        "[\"arn:aws:iam::aws:policy/AdministratorAccess\"]",
+    ),
+    ("actions", "/Resources/InstallRole/Properties/Policies/0/PolicyDocument/Statement/3/Condition", "null"),
+    ("keys", "/Resources/InstallRole/Properties/Policies/0/PolicyDocument/Statement/5/Condition", "{}"),
+    (
+        "keys",
+        "/Resources/InstallRole/Properties/Policies/0/PolicyDocument/Statement/5/Condition/StringEquals/kms:EncryptionContext:purpose",
+        "\"personal-data\"",
+    ),
+    ("keys", "/Resources/Key/Properties/KeyPolicy/Statement/1/Condition", "{}"),
+    ("keys", "/Resources/Key/Properties/KeyPolicy/Statement/0/Action/0", "\"kms:Decrypt\""),
+    ("keys", "/Resources/Key/Properties/EnableKeyRotation", "false"),
+    ("doors", "/Resources/ApiFunction/Properties/FunctionUrlConfig", "{\"AuthType\": \"NONE\"}"),
+    ("doors", "/Resources/WebhookFunction/Properties/FunctionUrlConfig", "null"),
+    ("doors", "/Resources/HttpApi/Properties/CorsConfiguration", "{\"AllowOrigins\": [\"*\"]}"),
+    ("doors", "/Resources/ApiStage/Properties/DefaultRouteSettings/ThrottlingRateLimit", "null"),
+    ("logs", "/Resources/ApiLog/Properties/RetentionInDays", "null"),
+    ("logs", "/Resources/ApiStage/Properties/AccessLogSettings/Format", "\"{\\\"path\\\":\\\"$context.path\\\"}\""),
+];
+
+fn attribute(id: &str, name: &str) -> Value {
+    json!({ "Fn::GetAtt": [id, name] })
+}
+
+/// The resource that an `Arn` belongs to.
+fn owner(arn: &Value) -> Option<&str> {
+    arn["Fn::GetAtt"][0].as_str()
+}
+
+/// Every queue has dead letters, or holds them, for longer than its source keeps a message.
+fn queues(template: &Template) -> Vec<String> {
+    let mut broken = Vec::new();
+    let text = template.root()["Resources"].to_string();
+    for (id, queue) in template.of_type("AWS::SQS::Queue") {
+        let policy = &queue["RedrivePolicy"];
+        let Some(dead) = owner(&policy["deadLetterTargetArn"]) else {
+            let arn = attribute(id, "Arn");
+            let holds = [format!("\"deadLetterTargetArn\":{arn}"), format!("\"DeadLetterConfig\":{{\"Arn\":{arn}}}")];
+            if !holds.iter().any(|use_of_it| text.contains(use_of_it)) {
+                broken.push(format!("{id} has no dead-letter queue"));
+            }
+            continue;
+        };
+        // The worker counts the same tries (functions/worker/src/lib.rs, TRIES).
+        if policy["maxReceiveCount"] != 5 {
+            broken.push(format!("{id} gives up after another number of tries than the worker thinks"));
+        }
+        let keeps = |id: &str| template.properties(id)["MessageRetentionPeriod"].as_i64().unwrap_or(345_600);
+        if keeps(dead) <= keeps(id) {
+            broken.push(format!("{dead} keeps messages for no longer than {id}"));
+        }
+    }
+    broken
+}
+
+/// A message stays invisible for six times as long as a try may take
+/// (<https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html>), and one failure is not the batch's.
+fn visibility(template: &Template) -> Vec<String> {
+    let mut broken = Vec::new();
+    let mut read = BTreeSet::new();
+    for function in template.functions() {
+        let timeout = template.function_property(&function.resource, "Timeout").as_i64().unwrap_or(3);
+        for (name, event) in function.resource["Properties"]["Events"].as_object().into_iter().flatten() {
+            let properties = &event["Properties"];
+            let Some(queue) = owner(&properties["Queue"]) else { continue };
+            read.insert(queue.to_owned());
+            if template.properties(queue)["VisibilityTimeout"].as_i64().unwrap_or(30) < 6 * timeout {
+                broken.push(format!("{queue} shows a message again before six tries of {} could end", function.name));
+            }
+            if properties["FunctionResponseTypes"] != json!(["ReportBatchItemFailures"]) {
+                broken.push(format!("{name} takes a batch as failed for one message"));
+            }
+            if properties["ScalingConfig"]["MaximumConcurrency"].is_null() {
+                broken.push(format!("{name} has no limit"));
+            }
+        }
+    }
+    if read != ["EventsQueue", "PrivacyQueue"].map(str::to_owned).into() {
+        broken.push(format!("only {read:?} are read"));
+    }
+    broken
+}
+
+/// What holds data outlives the stack.
+fn kept(template: &Template) -> Vec<String> {
+    const HOLDS_DATA: &[&str] =
+        &["AWS::DynamoDB::Table", "AWS::KMS::Key", "AWS::S3::Bucket", "AWS::SQS::Queue", "AWS::SecretsManager::Secret"];
+    let holds = |resource: &Value| HOLDS_DATA.iter().any(|kind| resource["Type"] == *kind);
+    let lost = |r: &Value| r["DeletionPolicy"] != "Retain" || r["UpdateReplacePolicy"] != "Retain";
+    let found = template.resources().filter(|(_, resource)| holds(resource) && lost(resource));
+    found.map(|(id, _)| format!("{id} goes with the stack")).collect()
+}
+
+/// Encrypted under our key, private, recoverable.
+fn storage(template: &Template) -> Vec<String> {
+    let mut broken = Vec::new();
+    let mut need = |holds: bool, what: &str| {
+        if !holds {
+            broken.push(what.to_owned());
+        }
+    };
+    let key = attribute("Key", "Arn");
+    let table = template.properties("Table");
+    need(
+        table["SSESpecification"] == json!({"SSEEnabled": true, "SSEType": "KMS", "KMSMasterKeyId": key}),
+        "table's key",
+    );
+    need(table["DeletionProtectionEnabled"] == true, "the table can be deleted");
+    need(table["PointInTimeRecoverySpecification"]["PointInTimeRecoveryEnabled"] == true, "the table has no backups");
+    need(table["BillingMode"] == "PAY_PER_REQUEST", "the table can run out of capacity");
+    let bucket = template.properties("Bucket");
+    let block = bucket["PublicAccessBlockConfiguration"].as_object().cloned().unwrap_or_default();
+    need(block.len() == 4 && block.values().all(|on| on == true), "the bucket can be made public");
+    let rule = &bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"][0]["ServerSideEncryptionByDefault"];
+    need(*rule == json!({"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": key}), "the bucket's key");
+    need(bucket["VersioningConfiguration"].is_null(), "an erased export would live on as a version");
+    let ended: BTreeSet<_> = bucket["LifecycleConfiguration"]["Rules"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|rule| rule["Status"] == "Enabled" && !rule["ExpirationInDays"].is_null())
+        .filter_map(|rule| rule["Prefix"].as_str())
+        .collect();
+    need(ended == ["deliveries/", "exports/"].into(), "objects without an end");
+    let deny = &template.properties("BucketPolicy")["PolicyDocument"]["Statement"][0];
+    let plain = json!({"Bool": {"aws:SecureTransport": "false"}});
+    need(deny["Effect"] == "Deny" && deny["Condition"] == plain, "the bucket answers without TLS");
+    need(template.properties("Secret")["KmsKeyId"] == key, "the secret's key");
+    for (id, queue) in template.of_type("AWS::SQS::Queue") {
+        // EventBridge writes to its dead letters as a service, which has no part in our key.
+        let sealed =
+            queue["KmsMasterKeyId"] == key || (id == "BridgeDeadLetters" && queue["SqsManagedSseEnabled"] == true);
+        need(sealed, id);
+    }
+    broken
+}
+
+/// Each function has its own role and log, JSON lines, a fuse, and is built from its own binary.
+fn functions(template: &Template) -> Vec<String> {
+    let mut broken = Vec::new();
+    if template.parameter("Architecture")["Default"] != "arm64" {
+        broken.push("arm64 is not the default".to_owned());
+    }
+    for function in template.functions() {
+        let (name, properties) = (&function.name, &function.resource["Properties"]);
+        let id = |suffix: &str| format!("{}{}{suffix}", name[..1].to_uppercase(), &name[1..]);
+        let mut need = |holds: bool, what: &str| {
+            if !holds {
+                broken.push(format!("{name}: {what}"));
+            }
+        };
+        need(properties["Role"] == attribute(&id("Role"), "Arn"), "another's role");
+        need(properties["LoggingConfig"] == json!({"LogFormat": "JSON", "LogGroup": {"Ref": id("Log")}}), "log");
+        let build = &function.resource["Metadata"];
+        need(build["BuildMethod"] == "rust-cargolambda" && build["BuildProperties"]["Binary"] == **name, "binary");
+        need(template.function_property(&function.resource, "Runtime") == "provided.al2023", "runtime");
+        need(
+            template.function_property(&function.resource, "Architectures") == json!([{"Ref": "Architecture"}]),
+            "arch",
+        );
+        // Reserved concurrency would turn the worker's fuse into failed tries; its mappings have one.
+        need((name == "worker") == properties["ReservedConcurrentExecutions"].is_null(), "fuse");
+    }
+    broken
+}
+
+/// No action and no resource is left open that can be named.
+fn actions(template: &Template) -> Vec<String> {
+    let mut broken = Vec::new();
+    for (role, properties) in template.of_type("AWS::IAM::Role") {
+        if !properties["ManagedPolicyArns"].is_null() {
+            broken.push(format!("{role} has a policy that is not written here"));
+        }
+        for statement in statements(template, role) {
+            let sid = statement["Sid"].as_str().unwrap_or_default();
+            let of_table =
+                list(&statement["Action"]).iter().any(|a| a.as_str().is_some_and(|a| a.starts_with("dynamodb:")));
+            // `due` holds no tenant's keys: which shop is due stands in what it carries.
+            if of_table
+                && sid != "Due"
+                && statement["Condition"]["ForAllValues:StringLike"]["dynamodb:LeadingKeys"].is_null()
+            {
+                broken.push(format!("{role} {sid}: every partition"));
+            }
+            if statement["Effect"] != "Allow" || sid.is_empty() {
+                broken.push(format!("{role}: a statement without a name, or that does not allow"));
+            }
+            if list(&statement["Action"]).iter().any(|action| action.as_str().is_none_or(|a| a.contains('*'))) {
+                broken.push(format!("{role} {sid}: an open action"));
+            }
+            // What Lambda needs to enter a network takes no resource.
+            if sid != "Network" && list(&statement["Resource"]).iter().any(|r| r == "*") {
+                broken.push(format!("{role} {sid}: any resource"));
+            }
+        }
+    }
+    broken
+}
+
+/// Which data keys each role may open; the others none.
+const PURPOSES: &[(&str, &[&str])] = &[
+    ("ApiRole", &["tokens", "personal-data"]),
+    ("CallbackRole", &["tokens"]),
+    ("InstallRole", &["tokens"]),
+    ("KeeperRole", &["tokens", "personal-data"]),
+    ("SsoRole", &["tokens"]),
+    ("WorkerRole", &["tokens", "personal-data"]),
+];
+
+/// KMS is used for storage through the service that stores, and for data keys by context only.
+fn keys(template: &Template) -> Vec<String> {
+    let mut broken = Vec::new();
+    for (role, _) in template.of_type("AWS::IAM::Role") {
+        let mut purposes = Vec::new();
+        for statement in statements(template, role) {
+            let kms = list(&statement["Action"]).iter().any(|a| a.as_str().is_some_and(|a| a.starts_with("kms:")));
+            let condition = &statement["Condition"];
+            if !kms || condition["StringEquals"]["kms:ViaService"].is_object() {
+                continue;
+            }
+            let by_context = condition["ForAllValues:StringEquals"]["kms:EncryptionContextKeys"]
+                == json!(["app", "shop", "purpose"])
+                && condition["StringEquals"]["kms:EncryptionContext:app"] == json!({"Ref": "ShopifyApiKey"});
+            if !by_context {
+                broken.push(format!("{role} may use the key without saying for whom"));
+            }
+            purposes.extend(list(&condition["StringEquals"]["kms:EncryptionContext:purpose"]));
+        }
+        let wanted = PURPOSES.iter().find(|(known, _)| *known == role).map_or(&[][..], |(_, purposes)| purposes);
+        if purposes != wanted {
+            broken.push(format!("{role} opens {purposes:?}, not {wanted:?}"));
+        }
+    }
+    let key = template.properties("Key");
+    if key["EnableKeyRotation"] != true {
+        broken.push("the key does not rotate".to_owned());
+    }
+    for statement in key["KeyPolicy"]["Statement"].as_array().into_iter().flatten() {
+        let opens = |action: &Value| {
+            action.as_str().is_none_or(|a| {
+                ["*", "kms:Decrypt", "kms:GenerateDataKey", "kms:ReEncrypt", "kms:Encrypt", "kms:CreateGrant"]
+                    .iter()
+                    .any(|use_of_it| a.starts_with(use_of_it) || a.ends_with('*'))
+            })
+        };
+        let condition = &statement["Condition"];
+        let by_context = ["app", "shop", "purpose"]
+            .iter()
+            .all(|name| condition["Null"][format!("kms:EncryptionContext:{name}")] == "false");
+        let by_service = condition["StringEquals"]["kms:ViaService"].is_array();
+        if list(&statement["Action"]).iter().any(opens) && !by_context && !by_service {
+            broken.push(format!("the key's policy lets {} open anything", statement["Sid"]));
+        }
+    }
+    broken
+}
+
+/// Who is reached from outside, and how.
+fn doors(template: &Template) -> Vec<String> {
+    let mut broken = Vec::new();
+    for function in template.functions() {
+        let open = function.resource["Properties"]["FunctionUrlConfig"] == json!({"AuthType": "NONE"});
+        if open != ["callback", "install", "sso", "webhook"].contains(&function.name.as_str()) {
+            broken.push(format!("{}: its own address", function.name));
+        }
+    }
+    if !template.properties("HttpApi")["CorsConfiguration"].is_null() {
+        broken.push("API Gateway answers preflights that are the function's to answer".to_owned());
+    }
+    let stage = template.properties("ApiStage");
+    let routes = stage["RouteSettings"].as_object().into_iter().flat_map(|routes| routes.values());
+    for settings in routes.chain([&stage["DefaultRouteSettings"]]) {
+        if !settings["ThrottlingRateLimit"].is_i64() || !settings["ThrottlingBurstLimit"].is_i64() {
+            broken.push("a route without a limit".to_owned());
+        }
+    }
+    broken
+}
+
+/// Logs end, and the access log holds nothing of the caller's.
+fn logs(template: &Template) -> Vec<String> {
+    let mut broken = Vec::new();
+    for (id, log) in template.of_type("AWS::Logs::LogGroup") {
+        if log["RetentionInDays"] != json!({"Ref": "LogDays"}) {
+            broken.push(format!("{id} is kept for ever"));
+        }
+    }
+    let format = template.properties("ApiStage")["AccessLogSettings"]["Format"].as_str().unwrap_or_default();
+    if serde_json::from_str::<Value>(format).is_err() {
+        broken.push("the access log is not JSON".to_owned());
+    }
+    for told in ["path", "querystring", "identity", "sourceip", "authorizer", "domain"] {
+        if format.to_lowercase().contains(told) {
+            broken.push(format!("the access log tells {told}"));
+        }
+    }
+    broken
+}
