@@ -1,0 +1,411 @@
+//! `gatehouse doctor`: looks at a deployment from outside, as Shopify's reviewer and a browser would, and at the operator's
+//! side of it.
+//!
+//! It must never change anything: it sends nothing that a function would accept, and writes nothing.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use gatehouse_core::clock;
+use gatehouse_core::config::{LaunchSettings, Reader, ScopeSettings, ShopifySettings};
+use gatehouse_core::seal::Purpose;
+use gatehouse_core::store::Due;
+use gatehouse_shopify::redirect::Origin;
+use gatehouse_shopify::{Scopes, ShopDomain, Timestamp};
+use reqwest::{Client, Method, Response};
+use serde_json::{Value, json};
+
+use crate::target::{Open, Target};
+use crate::{CliError, queue, table};
+
+/// How far a clock may be off, in seconds: launches and ID tokens are good for 60 to 90.
+const CLOCK_SECS: i64 = 30;
+/// A shop that does not exist.
+const NOBODY: &str = "gatehouse-doctor.myshopify.com";
+const COMPLIANCE: [&str; 3] = ["customers/data_request", "customers/redact", "shop/redact"];
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Where webhooks go; by default what the app's file says.
+    #[arg(long)]
+    webhook: Option<String>,
+    /// The app as Shopify knows it.
+    #[arg(long, default_value = "shopify.app.toml")]
+    app: PathBuf,
+    /// The template whose defaults should agree with it.
+    #[arg(long, default_value = "template.yaml")]
+    template: PathBuf,
+}
+
+/// How a check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Right,
+    Wrong,
+    /// It does not apply here, and the detail says why.
+    Skipped,
+}
+
+impl Verdict {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Right => "ok",
+            Self::Wrong => "WRONG",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+struct Check {
+    name: String,
+    verdict: Verdict,
+    detail: String,
+}
+
+#[derive(Default)]
+struct Checks(Vec<Check>);
+
+impl Checks {
+    fn push(&mut self, name: impl Into<String>, verdict: Verdict, detail: impl Into<String>) {
+        self.0.push(Check { name: name.into(), verdict, detail: detail.into() });
+    }
+
+    fn expect(&mut self, name: impl Into<String>, right: bool, wrong: impl Into<String>) {
+        let (verdict, detail) = if right { (Verdict::Right, String::new()) } else { (Verdict::Wrong, wrong.into()) };
+        self.push(name, verdict, detail);
+    }
+}
+
+/// The settings of what is reached from outside.
+struct Outside {
+    launch: LaunchSettings,
+    api: Origin,
+    scopes: ScopeSettings,
+    shopify: ShopifySettings,
+    client_id: String,
+}
+
+fn outside(r: &mut Reader<'_>) -> Option<Outside> {
+    let (launch, api, scopes) = (LaunchSettings::read(r), r.origin("API_URL"), ScopeSettings::read(r));
+    let (shopify, client_id) = (ShopifySettings::read(r), r.text("SHOPIFY_API_KEY"));
+    Some(Outside { launch: launch?, api: api?, scopes: scopes?, shopify: shopify?, client_id: client_id? })
+}
+
+pub(crate) async fn run(arguments: &Arguments, target: &Target, json: bool) -> Result<bool, CliError> {
+    let mut checks = Checks::default();
+    match target.open().await {
+        Ok(open) => inside(&mut checks, &open).await,
+        Err(error) => checks.push("settings of the functions", Verdict::Wrong, error.to_string()),
+    }
+    match target.read(outside) {
+        Ok(settings) => {
+            checks.push("settings of the doors", Verdict::Right, "");
+            let app = read_toml(&arguments.app);
+            let webhook = arguments.webhook.clone().or(target.webhook().map(str::to_owned));
+            let webhook = webhook.or_else(|| app.as_ref().ok().and_then(compliance_uri));
+            let client = client(&settings, webhook.as_deref())?;
+            doors(&mut checks, &client, &settings, webhook.as_deref()).await;
+            agreement(&mut checks, &settings, app, &arguments.app, target.is_local());
+            template(&mut checks, &arguments.template, &arguments.app);
+        }
+        Err(error) => checks.push("settings of the doors", Verdict::Wrong, error.to_string()),
+    }
+    let wrong = checks.0.iter().filter(|check| check.verdict == Verdict::Wrong).count();
+    if json {
+        let check = |c: &Check| json!({ "check": c.name, "verdict": c.verdict.as_str(), "detail": c.detail });
+        let list: Vec<Value> = checks.0.iter().map(check).collect();
+        println!("{}", json!({ "healthy": wrong == 0, "checks": list }));
+    } else {
+        let row = |c: &Check| vec![c.verdict.as_str().to_owned(), c.name.clone(), c.detail.clone()];
+        table(&["VERDICT", "CHECK", "DETAIL"], &checks.0.iter().map(row).collect::<Vec<_>>());
+        println!("\n{} checks, {wrong} wrong", checks.0.len());
+    }
+    Ok(wrong == 0)
+}
+
+/// What the operator's own permissions reach.
+async fn inside(checks: &mut Checks, open: &Open) {
+    let secrets = open.secrets.get().await.map(drop).map_err(|e| e.to_string());
+    checks.expect("the app's secret is readable", secrets.is_ok(), secrets.err().unwrap_or_default());
+    let shard = Due::Install.shards().next().unwrap_or_default();
+    let index = open.vault.table().due(&shard, clock::now(), None, 1).await.map(drop).map_err(|e| e.to_string());
+    checks.expect("the table and its index answer", index.is_ok(), index.err().unwrap_or_default());
+    match ShopDomain::parse(NOBODY) {
+        Ok(nobody) => {
+            // A data key that is thrown away: KMS keeps none.
+            let made = open.vault.sealer().new_key(&nobody, Purpose::Tokens, clock::now()).await;
+            let made = made.map(drop).map_err(|error| error.to_string());
+            checks.expect("KMS makes data keys", made.is_ok(), made.err().unwrap_or_default());
+        }
+        Err(_) => checks.push("KMS makes data keys", Verdict::Skipped, "no shop to name in the context"),
+    }
+    for (name, url) in [("privacy", &open.queue.privacy), ("events", &open.queue.events)] {
+        match queue::dead_letters(&open.sqs, url).await {
+            Ok(Some(letters)) => {
+                let full = format!("about {} wait: gatehouse queue peek {name}", letters.waiting);
+                checks.expect(format!("queue {name}: no dead letters"), letters.waiting == 0, full);
+            }
+            Ok(None) => checks.push(format!("queue {name}"), Verdict::Wrong, "it has no dead-letter queue"),
+            Err(error) => checks.push(format!("queue {name}"), Verdict::Wrong, error.to_string()),
+        }
+    }
+}
+
+/// Follows no redirects; knows `*.localhost`, which most resolvers do not.
+fn client(settings: &Outside, webhook: Option<&str>) -> Result<Client, CliError> {
+    let launch = &settings.launch;
+    let addresses = [launch.app_url.as_str(), launch.callback_url.as_str(), settings.api.as_str()];
+    let mut builder = Client::builder().redirect(reqwest::redirect::Policy::none()).timeout(Duration::from_secs(30));
+    for url in addresses.into_iter().chain(webhook).filter_map(|address| url::Url::parse(address).ok()) {
+        if let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default())
+            && host.ends_with(".localhost")
+        {
+            builder = builder.no_proxy().resolve(host, SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        }
+    }
+    builder.build().map_err(|error| CliError::Tls(error.to_string()))
+}
+
+/// An answer, or why there is none.
+async fn ask(client: &Client, method: Method, url: &str, headers: &[(&str, &str)]) -> Result<Response, String> {
+    let mut request = client.request(method, url);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.send().await.map_err(|error| format!("no answer: {}", error.without_url()))
+}
+
+fn header<'a>(response: &'a Response, name: &str) -> &'a str {
+    response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+/// Checks one answer's status; gives it on.
+fn status(checks: &mut Checks, name: &str, answer: Result<Response, String>, wanted: &[u16]) -> Option<Response> {
+    match answer {
+        Ok(response) => {
+            let got = response.status().as_u16();
+            checks.expect(name, wanted.contains(&got), format!("answered {got}, not {wanted:?}"));
+            Some(response)
+        }
+        Err(why) => {
+            checks.push(name, Verdict::Wrong, why);
+            None
+        }
+    }
+}
+
+async fn doors(checks: &mut Checks, client: &Client, settings: &Outside, webhook: Option<&str>) {
+    let (app, callback) = (settings.launch.app_url.as_str(), settings.launch.callback_url.as_str());
+    let api = settings.api.as_str();
+    for (name, address) in [("app", Some(app)), ("callback", Some(callback)), ("API", Some(api)), ("webhooks", webhook)]
+    {
+        let name = format!("TLS: {name}");
+        match address {
+            None => checks.push(name, Verdict::Wrong, "its address is not known: name it with --webhook"),
+            Some(address) if address.starts_with("http://") => {
+                checks.push(name, Verdict::Skipped, "plain http, which production refuses");
+            }
+            Some(address) => {
+                let answer = ask(client, Method::GET, address, &[]).await.map(drop);
+                checks.expect(name, answer.is_ok(), answer.err().unwrap_or_default());
+            }
+        }
+    }
+    if let Some(webhook) = webhook {
+        for topic in COMPLIANCE {
+            let forged = [
+                ("x-shopify-topic", topic),
+                ("x-shopify-shop-domain", NOBODY),
+                ("x-shopify-webhook-id", "doctor"),
+                ("x-shopify-api-version", "2026-10"),
+                ("content-type", "application/json"),
+                ("x-shopify-hmac-sha256", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
+            ];
+            let answer = ask(client, Method::POST, webhook, &forged).await;
+            status(checks, &format!("{topic} with a forged HMAC gets 401"), answer, &[401]);
+            let answer = ask(client, Method::POST, webhook, &forged[..5]).await;
+            status(checks, &format!("{topic} without an HMAC gets 401"), answer, &[401]);
+        }
+        let answer = ask(client, Method::GET, webhook, &[]).await;
+        status(checks, "webhooks take POST only (405)", answer, &[405]);
+    }
+
+    let bounce = format!("{app}/session-token-bounce?shop={NOBODY}");
+    if let Some(page) = status(checks, "the bounce page answers", ask(client, Method::GET, &bounce, &[]).await, &[200])
+    {
+        let csp = header(&page, "content-security-policy").to_owned();
+        let wrong = format!("frame-ancestors must name the shop: {csp:?}");
+        checks.expect("its CSP lets the shop's admin frame it, and no one else", frames_only(&csp, NOBODY), wrong);
+        clock_of(checks, &page, clock::now());
+        let body = page.text().await.unwrap_or_default();
+        checks.expect("it loads App Bridge", body.contains("app-bridge.js"), "no App Bridge in the page");
+    }
+    let launch = format!("{app}/?embedded=1&shop={NOBODY}&timestamp=1&hmac={}", "0".repeat(64));
+    let answer = ask(client, Method::GET, &launch, &[]).await;
+    status(checks, "a launch without a proof shows no app", answer, &[302, 303, 307, 400, 401, 403]);
+    let callback = format!("{callback}/?shop={NOBODY}&code=x&state=x&timestamp=1&hmac={}", "0".repeat(64));
+    let answer = ask(client, Method::GET, &callback, &[]).await;
+    status(checks, "a forged callback is refused", answer, &[400, 401, 403]);
+
+    let installation = format!("{api}/v1/installation");
+    let answer = ask(client, Method::GET, &installation, &[]).await;
+    if let Some(response) = status(checks, "the API wants an ID token (401)", answer, &[401]) {
+        let retry = header(&response, "x-shopify-retry-invalid-session-request") == "1";
+        checks.expect("it tells App Bridge to fetch a new one", retry, "no X-Shopify-Retry-Invalid-Session-Request");
+    }
+    for (origin, own) in [(app, true), ("https://elsewhere.test", false)] {
+        let preflight = [
+            ("origin", origin),
+            ("access-control-request-method", "GET"),
+            ("access-control-request-headers", "authorization"),
+        ];
+        let allowed = match ask(client, Method::OPTIONS, &installation, &preflight).await {
+            Ok(response) => header(&response, "access-control-allow-origin").to_owned(),
+            Err(why) => {
+                checks.push("CORS", Verdict::Wrong, why);
+                continue;
+            }
+        };
+        let name = if own { "CORS: the app's own origin may call the API" } else { "CORS: no other origin may" };
+        let right = if own { allowed == origin } else { allowed.is_empty() };
+        checks.expect(name, right, format!("Access-Control-Allow-Origin is {allowed:?}"));
+    }
+}
+
+/// The frame's ancestors are this shop and the admin (in the local house another admin), never everybody.
+fn frames_only(csp: &str, shop: &str) -> bool {
+    let ancestors = csp.split(';').map(str::trim).find_map(|directive| directive.strip_prefix("frame-ancestors "));
+    ancestors.is_some_and(|list| {
+        let mut sources = list.split_whitespace();
+        sources.clone().any(|source| source == format!("https://{shop}")) && !sources.any(|source| source == "*")
+    })
+}
+
+fn clock_of(checks: &mut Checks, response: &Response, now: Timestamp) {
+    let name = "this clock and the deployment's agree";
+    match http_date(header(response, "date")) {
+        Some(theirs) => {
+            let off = now.secs() - theirs;
+            checks.expect(name, off.abs() <= CLOCK_SECS, format!("they differ by {off} s"));
+        }
+        None => checks.push(name, Verdict::Skipped, "the answer carries no date"),
+    }
+}
+
+/// `Sun, 06 Nov 1994 08:49:37 GMT` in unix seconds (<https://www.rfc-editor.org/rfc/rfc9110#name-date-time-formats>).
+fn http_date(text: &str) -> Option<i64> {
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let mut parts = text.split_once(", ")?.1.split(' ');
+    let (day, month, year, time) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let month = MONTHS.iter().position(|known| *known == month)? + 1;
+    Some(Timestamp::parse_rfc3339(&format!("{year}-{month:02}-{day}T{time}Z"))?.secs())
+}
+
+fn read_toml(path: &Path) -> Result<toml::Table, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    text.parse().map_err(|_| "it is no TOML".to_owned())
+}
+
+fn subscriptions(app: &toml::Table) -> impl Iterator<Item = &toml::Value> {
+    app.get("webhooks").and_then(|w| w.get("subscriptions")).and_then(toml::Value::as_array).into_iter().flatten()
+}
+
+fn words(value: Option<&toml::Value>) -> Vec<&str> {
+    value.and_then(toml::Value::as_array).into_iter().flatten().filter_map(toml::Value::as_str).collect()
+}
+
+fn compliance_uri(app: &toml::Table) -> Option<String> {
+    let of = subscriptions(app).find(|subscription| subscription.get("compliance_topics").is_some())?;
+    of.get("uri").and_then(toml::Value::as_str).map(str::to_owned)
+}
+
+/// Settings against the app's file. Addresses and the client id are the deployment's own, so the local house has others.
+fn agreement(checks: &mut Checks, settings: &Outside, app: Result<toml::Table, String>, path: &Path, local: bool) {
+    let file = path.display();
+    let app = match app {
+        Ok(app) => app,
+        Err(why) => return checks.push(format!("{file} agrees with the settings"), Verdict::Wrong, why),
+    };
+    let text = |names: &[&str]| {
+        let mut found = app.get(*names.first()?);
+        for name in &names[1..] {
+            found = found?.get(*name);
+        }
+        found?.as_str().map(str::to_owned)
+    };
+    let declared = Scopes::parse(&text(&["access_scopes", "scopes"]).unwrap_or_default());
+    let same = declared.to_string() == settings.scopes.required.to_string();
+    checks.expect("required scopes", same, format!("{file}: {declared}; settings: {}", settings.scopes.required));
+    let optional = words(app.get("access_scopes").and_then(|s| s.get("optional_scopes"))).join(",");
+    let optional = Scopes::parse(&optional);
+    let same = optional.to_string() == settings.scopes.optional.to_string();
+    checks.expect("optional scopes", same, format!("{file}: {optional}; settings: {}", settings.scopes.optional));
+    let version = text(&["webhooks", "api_version"]).unwrap_or_default();
+    let wanted = settings.shopify.api_version.as_str();
+    checks.expect("API version", version == wanted, format!("{file}: {version}; settings: {wanted}"));
+    let topics: Vec<&str> = subscriptions(&app).flat_map(|s| words(s.get("compliance_topics"))).collect();
+    let all = COMPLIANCE.iter().all(|topic| topics.contains(topic));
+    checks.expect("the three compliance topics are subscribed to", all, format!("{file} names {topics:?}"));
+    let embedded = app.get("embedded").and_then(toml::Value::as_bool);
+    let same = embedded == Some(settings.launch.embedded);
+    checks.expect("embedded or not", same, format!("{file}: {embedded:?}; settings: {}", settings.launch.embedded));
+    if local {
+        return checks.push("client id and addresses", Verdict::Skipped, "the local house has its own");
+    }
+    let client_id = text(&["client_id"]).unwrap_or_default();
+    checks.expect("client id", client_id == settings.client_id, format!("{file} names another than SHOPIFY_API_KEY"));
+    let url = text(&["application_url"]).unwrap_or_default();
+    let wanted = settings.launch.app_url.as_str();
+    checks.expect("App URL", url.trim_end_matches('/') == wanted, format!("{file}: {url}; settings: {wanted}"));
+    let redirects = words(app.get("auth").and_then(|auth| auth.get("redirect_urls")));
+    let wanted = format!("{}/", settings.launch.callback_url.as_str());
+    checks.expect("redirect URL", redirects.contains(&&*wanted), format!("{file}: {redirects:?}; settings: {wanted}"));
+}
+
+/// The template's defaults against the app's file.
+fn template(checks: &mut Checks, path: &Path, app: &Path) {
+    let name = "the template's defaults agree with the app's file";
+    let Ok(text) = std::fs::read_to_string(path) else {
+        return checks.push(name, Verdict::Skipped, format!("{} is not here", path.display()));
+    };
+    let Ok(template) = serde_yaml_ng::from_str::<serde_yaml_ng::Value>(&text) else {
+        return checks.push(name, Verdict::Wrong, format!("{} is no YAML", path.display()));
+    };
+    let Ok(app) = read_toml(app) else {
+        return checks.push(name, Verdict::Skipped, "the app's file is not here");
+    };
+    let default = |parameter: &str| match &template["Parameters"][parameter]["Default"] {
+        serde_yaml_ng::Value::String(text) => text.clone(),
+        _ => String::new(),
+    };
+    let section = |section: &str, name: &str| app.get(section).and_then(|s| s.get(name)).and_then(toml::Value::as_str);
+    let scopes = section("access_scopes", "scopes").unwrap_or_default();
+    let version = section("webhooks", "api_version").unwrap_or_default();
+    let same = Scopes::parse(&default("Scopes")).to_string() == Scopes::parse(scopes).to_string();
+    let right = same && default("ApiVersion") == version;
+    checks.expect(name, right, format!("scopes {scopes} and version {version} are not the template's"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_read_as_servers_write_them() {
+        assert_eq!(http_date("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));
+        for wrong in ["", "06 Nov 1994", "Sun, 06 Nop 1994 08:49:37 GMT", "Sun, 06 Nov"] {
+            assert_eq!(http_date(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn only_the_shop_and_the_admin_may_frame() {
+        let good = "default-src 'self'; frame-ancestors https://a.myshopify.com https://admin.shopify.com;";
+        assert!(frames_only(good, "a.myshopify.com"));
+        assert!(!frames_only(good, "b.myshopify.com"));
+        assert!(!frames_only("frame-ancestors * https://a.myshopify.com", "a.myshopify.com"));
+        assert!(!frames_only("default-src 'self'", "a.myshopify.com"));
+    }
+}
