@@ -163,13 +163,14 @@ impl Install {
             .check(
                 |secrets| {
                     let launch = launch::read(&asked, self.way(), &self.settings.app.client_id, secrets.client(), now);
-                    if unsigned_by_ours(&launch) { Err(launch) } else { Ok(launch) }
+                    if unsigned_by_ours(&launch) { Err(Box::new(launch)) } else { Ok(launch) }
                 },
                 |_| true,
             )
             .await;
         let launch = match read {
-            Ok(Ok(launch) | Err(launch)) => launch,
+            Ok(Ok(launch)) => launch,
+            Ok(Err(launch)) => *launch,
             Err(error) => {
                 tracing::error!(code = error.code(), "no secrets to verify with");
                 return request.page(Page::Unavailable).with_code(error.code());
