@@ -22,10 +22,11 @@ const LOCAL_ONLY: &[&str] = &["APP_BRIDGE_URL", "AWS_ENDPOINT_URL", "SHOPIFY_BRO
 
 /// What each function's code says that it reads.
 fn declared() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
-    let functions: [(&str, &[&[&str]]); 5] = [
+    let functions: [(&str, &[&[&str]]); 6] = [
         ("api", api::Settings::NAMES),
         ("callback", callback::Settings::NAMES),
         ("install", install::Settings::NAMES),
+        ("keeper", keeper::Settings::NAMES),
         ("webhook", webhook::Settings::NAMES),
         ("worker", worker::NAMES),
     ];
@@ -47,6 +48,18 @@ fn every_function_is_deployed_and_has_what_it_reads() {
         let given: BTreeSet<_> = variables.keys().map(String::as_str).collect();
         assert_eq!(given, reads, "{function}: template.yaml on the left, its code on the right");
     }
+}
+
+#[test]
+fn the_keeper_is_told_the_tasks_that_it_knows() {
+    let template = Template::main();
+    let told: BTreeSet<_> = template
+        .of_type("AWS::Scheduler::Schedule")
+        .map(|(_, schedule)| schedule["Target"]["Input"].as_str().unwrap().to_owned())
+        .inspect(|input| drop(serde_json::from_str::<keeper::Order>(input).expect("a task of the keeper's")))
+        .collect();
+    let local = gatehouse_local::schedule::of_the_template().into_iter();
+    assert_eq!(told, local.map(|entry| format!("{{\"task\": \"{}\"}}", entry.task)).collect());
 }
 
 #[test]
