@@ -7,6 +7,10 @@ mod browser;
 mod callback;
 #[path = "e2e/canary.rs"]
 mod canary;
+#[path = "e2e/cases.rs"]
+mod cases;
+#[path = "e2e/cases_policy.rs"]
+mod cases_policy;
 #[path = "e2e/gateway.rs"]
 mod gateway;
 #[path = "e2e/install.rs"]

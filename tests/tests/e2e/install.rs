@@ -1,5 +1,6 @@
 //! The App URL through the real function: installing by an ID token, and every launch that proves nothing.
 
+use gatehouse_local::aws::Fault;
 use gatehouse_tests::sign;
 use serde_json::json;
 
@@ -198,4 +199,18 @@ async fn a_code_grant_launch_is_signed_and_fresh_or_goes_back_to_shopify() {
     let no_shop = get(&house, &format!("{}/", house.local.addresses().install)).await;
     assert!(no_shop.csp().contains("frame-ancestors 'none'"), "{no_shop:?}");
     assert!(!no_shop.body.contains("<form"), "nobody is asked for a shop's domain");
+}
+
+#[tokio::test]
+async fn a_store_that_is_down_is_said_without_its_details() {
+    let house = house(&[]).await;
+    install_by_id_token(&house, &shop(&house)).await;
+    house.local.aws().fault(Fault::fail("dynamodb"));
+    let answer = launch(&house, json!({})).await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+    for detail in ["dynamo", "exception", "aws", "src/"] {
+        assert!(!answer.body.to_ascii_lowercase().contains(detail), "{detail}: {}", answer.body);
+    }
+    house.local.aws().heal();
+    assert_eq!(launch(&house, json!({})).await.status, 200);
 }

@@ -1,0 +1,54 @@
+//! What the case runners of this folder do not simply run, in one place; `tests/cases/POLICY.md` says it for people. An entry
+//! that no case bears, or that the functions have come to agree with, fails.
+
+/// Cases that the functions decide otherwise: id and reason, sorted by id. Their level is `policy`, but for
+/// [`MUST_YET_OTHERWISE`].
+pub(crate) const DECIDED_OTHERWISE: &[(&str, &str)] = &[
+    (
+        "admin_requests_http-033",
+        "the bounce page lies where Shopify's own libraries have it; there is no prefix to set",
+    ),
+    (
+        "admin_requests_http-038",
+        "the login address is a page like others: without a shop it says which field is missing",
+    ),
+    ("admin_requests_http-039", "without a shop App Bridge is asked for it, as React Router does; nothing is shown"),
+    ("admin_requests_http-040", "a shop that is none is treated as none: App Bridge is asked"),
+    (
+        "admin_requests_http-050",
+        "a store that is down is a 503, which callers try again; nothing of the error is shown",
+    ),
+    (
+        "admin_requests_http-056",
+        "without a host App Bridge is asked at once; a redirect to the same page gains nothing",
+    ),
+    ("hmac_webhook-018", "a body that is no JSON object is no webhook: it may be another signed text replayed"),
+    ("webhooks_http-006", "an unsigned delivery is unauthenticated: 401, as the store's review expects"),
+    (
+        "webhooks_http-019",
+        "what nothing handles is taken in: a 404 would make Shopify retry, and then drop the subscription",
+    ),
+    ("webhooks_http-020", "a handler's failure is the queue's to retry; Shopify has its answer already"),
+    ("webhooks_http-021", "handlers are a table that the compiler checks; deliveries are taken in before any runs"),
+    ("webhooks_http-031", "Shopify no longer demands the event id, and so neither do we"),
+];
+
+/// Those of [`DECIDED_OTHERWISE`] whose level is `must`: what the case is about (no detail leaks) is checked by `install.rs`.
+pub(crate) const MUST_YET_OTHERWISE: &[&str] = &["admin_requests_http-050"];
+
+/// Cases that cannot be put to a function over HTTP: id, and where their subject is tested instead.
+pub(crate) const ELSEWHERE: &[(&str, &str)] = &[
+    ("admin_requests_http-012", "the App URL needs no online token; the vault's tests acquire them"),
+    ("admin_requests_http-016", "as -012"),
+    ("admin_requests_http-022", "there is no hook between storing the token and the document that could throw"),
+    ("admin_requests_http-043", "a document load asks the Admin API nothing; the API finds dead tokens, in its tests"),
+    ("admin_requests_http-051", "as -043"),
+    ("admin_requests_http-054", "standalone documents are proven by the signed launch; the API knows the login cookie"),
+    ("webhooks_http-043", "queues: only what failed comes again; the worker's lease on a delivery is tested with it"),
+    ("webhooks_http-046", "each format of event is a unit test of the request parser, beside nonsense.rs"),
+    ("webhooks_http-049", "a function with wrong settings does not start; the settings' tests read its message"),
+];
+
+/// Cases that another module of this folder runs.
+pub(crate) const API: &[&str] =
+    &["admin_requests_http-059", "admin_requests_http-061", "admin_requests_http-062", "admin_requests_http-063"];
