@@ -37,10 +37,14 @@ pub fn dress(response: Response, surface: Surface, own: &str, origin: Option<&st
         );
         return response.with_header(header::ACCESS_CONTROL_EXPOSE_HEADERS, &exposed);
     }
-    let methods = if surface == Surface::App { "GET, HEAD, POST" } else { "GET, HEAD" };
+    // An extension that sends a header of its own needs it here.
+    let (methods, headers) = match surface {
+        Surface::App => ("GET, HEAD, POST", "Authorization, Content-Type, Range"),
+        _ => ("GET, HEAD", "Authorization, Content-Type"),
+    };
     response
         .with_header(header::ACCESS_CONTROL_ALLOW_METHODS, methods)
-        .with_header(header::ACCESS_CONTROL_ALLOW_HEADERS, "Authorization, Content-Type, Range")
+        .with_header(header::ACCESS_CONTROL_ALLOW_HEADERS, headers)
         .with_header(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE)
 }
 

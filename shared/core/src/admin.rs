@@ -98,7 +98,6 @@ impl Admin {
         let result = self.attempts::<O>(caller, variables, deadline).await;
         if let Err(error) = &result {
             match error {
-                AdminError::Throttled { .. } => count(Metric::AdminThrottled, &[]),
                 AdminError::Down | AdminError::OutcomeUnknown | AdminError::NotFound => count(Metric::AdminDown, &[]),
                 AdminError::MissingScope
                 | AdminError::ProtectedData

@@ -159,7 +159,12 @@ fn response(status: u16, answers: Option<&str>) -> Value {
     if status >= 400 {
         return json!({"$ref": "#/components/responses/Problem"});
     }
-    let schema = answers.map_or(json!({"type": "object"}), reference);
+    let schema = match (status, answers) {
+        // A part of a file is no JSON by itself.
+        (206, _) => json!({}),
+        (_, Some(answers)) => reference(answers),
+        (_, None) => json!({"type": "object"}),
+    };
     json!({"description": "Done.", "content": {"application/json": {"schema": schema}}})
 }
 
