@@ -1,6 +1,10 @@
 //! Every end-to-end test in one binary, so that it links once.
 #![expect(clippy::unwrap_used, reason = "a test that meets what it does not expect must fail")]
 
+#[path = "e2e/api.rs"]
+mod api;
+#[path = "e2e/api_cases.rs"]
+mod api_cases;
 #[path = "e2e/browser.rs"]
 mod browser;
 #[path = "e2e/callback.rs"]

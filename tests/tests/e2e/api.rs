@@ -1,0 +1,564 @@
+//! The API's real binary behind the gateway: who is let in, what they see, what Shopify's refusals become.
+//!
+//! Every answer is looked up in the OpenAPI document: an undocumented status or field fails the test that met it.
+
+use gatehouse_local::Options;
+use gatehouse_tests::{Harness, sign, until};
+use http::Method;
+use serde_json::{Value, json};
+
+const RETRY: &str = "x-shopify-retry-invalid-session-request";
+const OTHER: &str = "hinode-books.myshopify.com";
+
+/// The house, and the document that its API promises to keep to.
+pub(crate) struct Page {
+    pub(crate) harness: Harness,
+    document: Value,
+}
+
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: http::HeaderMap,
+    pub(crate) text: String,
+    pub(crate) body: Value,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    fn code(&self) -> &str {
+        self.body["code"].as_str().unwrap_or("")
+    }
+}
+
+impl Page {
+    /// With the app installed in both demo shops, as far as Shopify is concerned.
+    pub(crate) async fn open(options: Options) -> Self {
+        let harness = Harness::with(options).await;
+        let document = include_str!("../../../functions/api/openapi.json");
+        let page = Self { harness, document: serde_json::from_str(document).unwrap() };
+        for shop in [page.shop(), OTHER.to_owned()] {
+            page.act("install_now", json!({ "shop": shop, "wait": false })).await;
+        }
+        page
+    }
+
+    pub(crate) async fn act(&self, name: &str, input: Value) -> Value {
+        self.harness.local.shopify().act(name, &input).await.unwrap()
+    }
+
+    pub(crate) fn shop(&self) -> String {
+        self.harness.local.app().shop.to_string()
+    }
+
+    pub(crate) fn secret(&self) -> String {
+        self.harness.local.app().client_secret.expose().to_owned()
+    }
+
+    pub(crate) fn token(&self, shop: &str) -> String {
+        let claims = sign::id_token_claims(&self.harness.local.app().client_id, shop, "7", sign::now());
+        sign::jwt(&self.secret(), &claims)
+    }
+
+    /// Sends it and checks the answer against the document.
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: Option<String>,
+    ) -> Answer {
+        let url = format!("{}{target}", self.harness.local.addresses().api);
+        let mut request = self.harness.http.request(method.clone(), url);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = request.body(body.unwrap_or_default()).send().await.unwrap();
+        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        let text = answer.text().await.unwrap();
+        let body = serde_json::from_str(&text).unwrap_or(Value::Null);
+        let answer = Answer { status, headers, text, body };
+        self.documented(&method, target.split('?').next().unwrap(), &answer);
+        answer
+    }
+
+    /// The line that the function wrote about this answer; it comes through a pipe, so a moment later.
+    pub(crate) async fn logged(&self, answer: &Answer) -> String {
+        let id = answer.header("x-request-id").unwrap();
+        until("the answer's line is in the log", async || {
+            let logs = self.harness.logs();
+            logs.lines().find(|line| line.contains(id) && line.contains("\"answered\"")).map(str::to_owned)
+        })
+        .await
+    }
+
+    fn documented(&self, method: &Method, path: &str, answer: &Answer) {
+        if answer.status >= 400 && *method != Method::HEAD {
+            assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{}", answer.text);
+            assert_eq!(answer.body["status"], answer.status, "{}", answer.text);
+            assert_eq!(answer.body["request_id"].as_str(), answer.header("x-request-id"));
+        }
+        let fits = |pattern: &str| {
+            let (pattern, path): (Vec<_>, Vec<_>) = (pattern.split('/').collect(), path.split('/').collect());
+            let same = |(a, b): (&&str, &&str)| a == b || a.starts_with('{');
+            pattern.len() == path.len() && pattern.iter().zip(&path).all(same)
+        };
+        let paths = self.document["paths"].as_object().unwrap();
+        let Some((pattern, operations)) = paths.iter().find(|(pattern, _)| fits(pattern)) else { return };
+        let Some(operation) = operations.get(method.as_str().to_lowercase()) else { return };
+        let responses = &operation["responses"];
+        let promised = &responses[answer.status.to_string()];
+        assert!(promised.is_object(), "{method} {pattern} answered an undocumented {}: {}", answer.status, answer.text);
+        if let Some(schema) = promised.pointer("/content/application~1json/schema") {
+            self.check(schema, &answer.body, pattern);
+        }
+    }
+
+    /// The part of JSON Schema that the document uses.
+    fn check(&self, schema: &Value, value: &Value, at: &str) {
+        if let Some(reference) = schema["$ref"].as_str() {
+            return self.check(self.document.pointer(&reference[1..]).unwrap(), value, at);
+        }
+        let kinds: Vec<&str> = match &schema["type"] {
+            Value::String(kind) => vec![kind],
+            Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).collect(),
+            _ => return,
+        };
+        let kind = match value {
+            Value::Null => "null",
+            Value::Bool(_) => "boolean",
+            Value::Number(_) => "integer",
+            Value::String(_) => "string",
+            Value::Array(_) => "array",
+            Value::Object(_) => "object",
+        };
+        assert!(kinds.contains(&kind), "{at}: {value} is not {kinds:?}");
+        for name in schema["required"].as_array().into_iter().flatten() {
+            assert!(value.get(name.as_str().unwrap()).is_some(), "{at}: {name} is missing in {value}");
+        }
+        for (name, field) in value.as_object().into_iter().flatten() {
+            match schema["properties"].get(name) {
+                Some(schema) => self.check(schema, field, &format!("{at}.{name}")),
+                None => assert!(schema["properties"].is_null(), "{at}: {name} is undocumented"),
+            }
+        }
+        for item in value.as_array().into_iter().flatten() {
+            self.check(&schema["items"], item, at);
+        }
+    }
+
+    /// `GET` with a good ID token of the shop.
+    pub(crate) async fn get(&self, shop: &str, target: &str) -> Answer {
+        let bearer = format!("Bearer {}", self.token(shop));
+        self.send(Method::GET, target, &[("authorization", &bearer)], None).await
+    }
+
+    /// `POST` of JSON with a good ID token of the shop.
+    pub(crate) async fn post(&self, shop: &str, target: &str, body: Value) -> Answer {
+        let bearer = format!("Bearer {}", self.token(shop));
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        self.send(Method::POST, target, &headers, Some(body.to_string())).await
+    }
+
+    /// A webhook, as Shopify would deliver it.
+    async fn deliver(&self, shop: &str, topic: &str, id: &str, body: &Value) {
+        let body = body.to_string();
+        let request = self.harness.http.post(&self.harness.local.addresses().webhook).header("x-shopify-topic", topic);
+        let request = request.header("content-type", "application/json").header("x-shopify-shop-domain", shop);
+        let request = request.header("x-shopify-webhook-id", id).header("x-shopify-api-version", "2026-10");
+        let request = request.header("x-shopify-triggered-at", "2026-11-21T12:00:00.000000000Z");
+        let request = request.header("x-shopify-hmac-sha256", sign::webhook(&self.secret(), body.as_bytes()));
+        assert_eq!(request.body(body).send().await.unwrap().status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn only_a_good_token_of_an_installed_shop_is_let_in() {
+    let page = Page::open(Options::default()).await;
+    let (shop, secret, app) = (page.shop(), page.secret(), page.harness.local.app().client_id.clone());
+
+    // The vault knows nothing of the shop yet: the first request's own token brings it in.
+    assert!(page.harness.item(&format!("SHOP#{shop}"), "INSTALL").await.is_none());
+    let answer = page.get(&shop, "/v1/installation").await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    assert_eq!((answer.body["shop"].as_str(), &answer.body["status"]), (Some(&*shop), &json!("installed")));
+    assert_eq!(answer.body["missing_scopes"], json!([]));
+    assert!(page.harness.item(&format!("SHOP#{shop}"), "INSTALL").await.is_some());
+
+    let now = sign::now();
+    let good = sign::id_token_claims(&app, &shop, "7", now);
+    let changed = |name: &str, value: Value| {
+        let mut claims = good.clone();
+        claims[name] = value;
+        claims
+    };
+    let mut late = changed("exp", json!(now - 60));
+    late["nbf"] = json!(now - 120);
+    let unsigned = {
+        let token = sign::jwt_with_header(&secret, &json!({ "alg": "none" }), &good);
+        format!("{}.", token.rsplit_once('.').unwrap().0)
+    };
+    let refused = [
+        ("expired", Some(sign::jwt(&secret, &late))),
+        ("audience_mismatch", Some(sign::jwt(&secret, &changed("aud", json!("another app"))))),
+        ("wrong_algorithm", Some(sign::jwt_with_header(&secret, &json!({ "alg": "HS512", "typ": "JWT" }), &good))),
+        ("wrong_algorithm", Some(unsigned)),
+        ("invalid_signature", Some(sign::jwt("another secret", &good))),
+        ("not_yet_valid", Some(sign::jwt(&secret, &changed("nbf", json!(now + 60))))),
+        ("issuer_mismatch", Some(sign::jwt(&secret, &changed("iss", json!("https://evil.myshopify.com/admin"))))),
+        ("invalid_dest", Some(sign::jwt(&secret, &changed("dest", json!("https://evil.example"))))),
+        ("malformed", Some("nonsense".to_owned())),
+        ("missing_token", None),
+    ];
+    for (why, token) in refused {
+        for target in ["/v1/installation", "/v1/customers", "/v1/scopes", "/v1/privacy/requests"] {
+            let bearer = token.as_ref().map(|token| format!("Bearer {token}"));
+            let headers: Vec<_> = bearer.iter().map(|bearer| ("authorization", bearer.as_str())).collect();
+            let answer = page.send(Method::GET, target, &headers, None).await;
+            assert_eq!((answer.status, answer.code()), (401, "invalid_id_token"), "{why} {target}");
+            assert_eq!(answer.header(RETRY), Some("1"), "{why}");
+            let line = page.logged(&answer).await;
+            assert!(line.contains(&format!("\"code\":\"{why}\"")), "the log says {why}: {line}");
+        }
+        let logs = page.harness.logs();
+        assert!(token.is_none_or(|token| token.len() < 20 || !logs.contains(&token)), "and not the token");
+    }
+
+    // A kind of token that never opens the merchant's API.
+    let customer = sign::jwt(&secret, &changed("sub", json!("gid://shopify/Customer/1")));
+    let bearer = format!("Bearer {customer}");
+    let answer = page.send(Method::GET, "/v1/installation", &[("authorization", &bearer)], None).await;
+    assert_eq!((answer.status, answer.header(RETRY)), (401, None), "{}", answer.text);
+
+    // A login cookie is nothing to an embedded app.
+    let answer = page.send(Method::GET, "/v1/installation", &[("cookie", "__Host-gatehouse_login=x.y")], None).await;
+    assert_eq!(answer.status, 401);
+}
+
+#[tokio::test]
+async fn a_dead_installation_sends_the_merchant_back_to_the_app() {
+    let settings = [("INSTALL_FLOW".to_owned(), "authorization_code".to_owned())];
+    let page = Page::open(Options { settings: settings.into(), ..Options::default() }).await;
+    let answer = page.get(&page.shop(), "/v1/installation").await;
+    assert_eq!((answer.status, answer.header(RETRY)), (401, None), "{}", answer.text);
+    assert_eq!(answer.body["error"], "reauthenticate");
+}
+
+#[tokio::test]
+async fn browsers_of_other_origins_are_told_no() {
+    let page = Page::open(Options::default()).await;
+    let own = page.harness.setting("APP_URL").trim_end_matches('/').to_owned();
+    let bearer = format!("Bearer {}", page.token(&page.shop()));
+    for (origin, allowed) in [(own.as_str(), true), ("https://evil.example", false), ("null", false)] {
+        let allow = allowed.then_some(origin);
+        let headers = [("origin", origin), ("access-control-request-method", "POST")];
+        let answer = page.send(Method::OPTIONS, "/v1/admin/shop", &headers, None).await;
+        assert_eq!((answer.status, answer.header("access-control-allow-origin")), (204, allow), "{origin}");
+        assert_eq!(answer.header("access-control-max-age").is_some(), allowed);
+        assert_eq!(answer.header("vary"), Some("Origin"));
+        let headers = [("origin", origin), ("authorization", bearer.as_str())];
+        let answer = page.send(Method::GET, "/v1/installation", &headers, None).await;
+        assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, allow), "{origin}");
+        // A refusal that the page may not read is one that it cannot recover from.
+        let answer = page.send(Method::GET, "/v1/installation", &[("origin", origin)], None).await;
+        assert_eq!((answer.status, answer.header("access-control-allow-origin")), (401, allow), "{origin}");
+        assert_eq!(answer.header("access-control-expose-headers").is_some_and(|h| h.contains("Retry")), allowed);
+        assert_eq!(answer.header("access-control-allow-credentials"), None);
+    }
+    let answer = page.send(Method::OPTIONS, "/ext/checkout", &[("origin", "https://other.example")], None).await;
+    assert_eq!((answer.status, answer.header("access-control-allow-origin")), (204, Some("*")));
+    let answer = page.send(Method::OPTIONS, "/flow/count-run", &[("origin", &own)], None).await;
+    assert_eq!((answer.status, answer.header("access-control-allow-origin")), (405, None));
+}
+
+#[tokio::test]
+async fn nonsense_gets_a_clear_error() {
+    let page = Page::open(Options::default()).await;
+    let shop = page.shop();
+    for (target, status) in [
+        ("/v1/customers?limit=0", 422),
+        ("/v1/customers?limit=101", 422),
+        ("/v1/customers?limit=x", 422),
+        ("/v1/customers?limit=1&limit=2", 422),
+        ("/v1/customers?cursor=nonsense", 422),
+        ("/v1/customers/abc", 404),
+        ("/v1/customers/99999999999999999999999999", 404),
+        ("/v1/customers/1", 404),
+        ("/v1/privacy/requests/nonsense", 404),
+        ("/v1/privacy/requests/1795219200000.data_request.1/export", 404),
+        ("/v1/nothing", 404),
+        ("/", 404),
+    ] {
+        let answer = page.get(&shop, target).await;
+        assert_eq!(answer.status, status, "{target}: {}", answer.text);
+    }
+    for (target, body, status) in [
+        ("/v1/admin/customers", "{\"first\":0}", 422),
+        ("/v1/admin/customers", "{\"first\":1,\"query\":\"x\"}", 422),
+        ("/v1/admin/customers", "[]", 422),
+        ("/v1/admin/customers", "{", 400),
+        ("/v1/admin/customers", "", 400),
+        ("/v1/admin/appUninstall", "{}", 404),
+        ("/v1/admin/..%2fshop", "{}", 404),
+        ("/v1/scopes/request", "{\"scopes\":[]}", 422),
+        ("/v1/scopes/request", "{\"scopes\":[\"write_everything\"]}", 422),
+        ("/v1/scopes/revoke", "{\"scopes\":[1]}", 422),
+    ] {
+        let bearer = format!("Bearer {}", page.token(&shop));
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        let answer = page.send(Method::POST, target, &headers, Some(body.to_owned())).await;
+        assert_eq!(answer.status, status, "{target} {body}: {}", answer.text);
+    }
+    let bearer = format!("Bearer {}", page.token(&shop));
+    let form = [("authorization", bearer.as_str()), ("content-type", "application/x-www-form-urlencoded")];
+    assert_eq!(page.send(Method::POST, "/v1/admin/shop", &form, Some("{}".into())).await.status, 415);
+    let json = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+    let large = format!("{{\"x\":\"{}\"}}", "x".repeat(70_000));
+    assert_eq!(page.send(Method::POST, "/v1/admin/shop", &json, Some(large)).await.status, 413);
+    let answer = page.send(Method::DELETE, "/v1/installation", &[], None).await;
+    assert_eq!((answer.status, answer.header("allow")), (405, Some("GET, HEAD, OPTIONS")));
+}
+
+#[tokio::test]
+async fn two_shops_never_see_each_other() {
+    let page = Page::open(Options::default()).await;
+    let (one, other) = (page.shop(), OTHER.to_owned());
+    for shop in [&one, &other] {
+        assert_eq!(page.get(shop, "/v1/installation").await.status, 200);
+        for number in 1..=3 {
+            let mark = shop.split('.').next().unwrap();
+            let body = json!({
+                "id": number, "email": format!("{number}@{mark}.example"), "first_name": mark, "last_name": null,
+                "phone": null, "state": "enabled", "updated_at": "2026-11-21T12:00:00Z",
+            });
+            page.deliver(shop, "customers/create", &format!("{mark}-{number}"), &body).await;
+        }
+    }
+    for (shop, foreign) in [(&one, "hinode-books"), (&other, one.split('.').next().unwrap())] {
+        until("the mirror holds them", async || {
+            let answer = page.get(shop, "/v1/customers").await;
+            assert_eq!(answer.status, 200, "{}", answer.text);
+            assert!(!answer.text.contains(foreign), "{}", answer.text);
+            (answer.body["items"].as_array()?.len() == 3).then_some(())
+        })
+        .await;
+        let shown = page.get(shop, "/v1/customers/2").await;
+        assert_eq!(shown.status, 200, "{}", shown.text);
+        assert!(shown.body["orders"].is_array() && !shown.text.contains(foreign), "{}", shown.text);
+        let admin = page.post(shop, "/v1/admin/shop", json!({})).await;
+        assert_eq!(admin.body["data"]["shop"]["myshopifyDomain"], **shop, "{}", admin.text);
+    }
+
+    // Page by page, each customer once; and no cursor leads anywhere else.
+    let mut seen = Vec::new();
+    let mut target = "/v1/customers?limit=2".to_owned();
+    loop {
+        let answer = page.get(&one, &target).await;
+        seen.extend(answer.body["items"].as_array().unwrap().iter().map(|item| item["id"].clone()));
+        let Some(next) = answer.body["next"].as_str() else { break };
+        assert_eq!(page.get(&other, &format!("/v1/customers?cursor={next}")).await.status, 422);
+        assert_eq!(page.get(&one, &format!("/v1/privacy/requests?cursor={next}")).await.status, 422);
+        target = format!("/v1/customers?limit=2&cursor={next}");
+    }
+    assert_eq!(seen, ["1", "2", "3"]);
+
+    // Whatever else a request says: its proof alone decides whose data it sees.
+    let mut random = fastrand::Rng::with_seed(7);
+    let first = page.get(&other, "/v1/customers?limit=1").await;
+    let foreign_cursor = first.body["next"].as_str().unwrap().to_owned();
+    for _ in 0..120 {
+        let (asks, foreign, whose) =
+            if random.bool() { (&one, "hinode-books", &other) } else { (&other, one.split('.').next().unwrap(), &one) };
+        let path = *random
+            .choice(&[
+                "/v1/customers",
+                "/v1/customers/1",
+                "/v1/customers/3",
+                "/v1/installation",
+                "/v1/scopes",
+                "/v1/privacy/requests",
+            ])
+            .unwrap();
+        let query = match random.u8(0..5) {
+            0 => String::new(),
+            1 => format!("?shop={whose}"),
+            2 => format!("?cursor={foreign_cursor}"),
+            3 => format!("?limit={}&shop={whose}&dest=https://{whose}", random.u8(1..5)),
+            _ => format!("?{}", random.alphanumeric().to_string().repeat(20)),
+        };
+        let (bearer, cookie) = (format!("Bearer {}", page.token(asks)), format!("__Host-gatehouse_login={whose}"));
+        let mut headers = vec![("authorization", bearer.as_str())];
+        if random.bool() {
+            headers.extend([("x-shopify-shop-domain", whose.as_str()), ("cookie", &cookie)]);
+        }
+        let answer = page.send(Method::GET, &format!("{path}{query}"), &headers, None).await;
+        assert!(!answer.text.contains(foreign), "{path}{query}: {}", answer.text);
+    }
+
+    // Who read is written down, without what was read.
+    let audits: Vec<_> = page.harness.items(&format!("SHOP#{one}")).await;
+    let audits: Vec<_> =
+        audits.iter().filter(|item| item["sk"]["S"].as_str().is_some_and(|sk| sk.starts_with("AUDIT#"))).collect();
+    assert!(audits.iter().any(|item| item["who"]["S"] == "user:7" && item["action"]["S"] == "customer.show"));
+    assert!(!json!(audits).to_string().contains("@"), "no address in the audit log");
+    assert!(!page.harness.logs().contains(".example\""), "nor in the log");
+}
+
+#[tokio::test]
+async fn each_refusal_of_the_admin_api_has_its_own_answer() {
+    let page = Page::open(Options::default()).await;
+    let shop = page.shop();
+    let answer = page.post(&shop, "/v1/admin/customers", json!({ "first": 2 })).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    assert_eq!(answer.body["data"]["customers"]["nodes"].as_array().unwrap().len(), 2);
+    let after = answer.body["data"]["customers"]["pageInfo"]["endCursor"].clone();
+    assert_eq!(page.post(&shop, "/v1/admin/customers", json!({ "first": 2, "after": after })).await.status, 200);
+    assert_eq!(page.post(&shop, "/v1/admin/orders", json!({ "first": 5 })).await.status, 200);
+    let installation = page.post(&shop, "/v1/admin/currentAppInstallation", json!({})).await;
+    assert!(installation.body["data"]["currentAppInstallation"]["accessScopes"].is_array(), "{}", installation.text);
+
+    for (mode, status, code) in [
+        ("frozen", 402, "shop_frozen"),
+        ("locked", 423, "shop_locked"),
+        ("rejected", 502, "shopify_refused"),
+        ("ip_allowlist", 502, "egress_refused"),
+        ("forbidden", 403, "missing_scopes"),
+        ("access_denied", 403, "missing_scopes"),
+        ("non_expiring", 401, "reauthenticate"),
+        ("shop_inactive", 402, "shop_frozen"),
+        ("internal_error", 502, "shopify_down"),
+        ("500", 502, "shopify_down"),
+        ("502", 502, "shopify_down"),
+        ("503", 502, "shopify_down"),
+        ("520", 502, "shopify_down"),
+        ("html", 502, "shopify_down"),
+        ("lost", 502, "shopify_down"),
+        ("throttled", 429, "throttled"),
+    ] {
+        page.act("admin_mode", json!({ "shop": shop, "mode": mode })).await;
+        let answer = page.post(&shop, "/v1/admin/shop", json!({})).await;
+        assert_eq!((answer.status, answer.code()), (status, code), "{mode}: {}", answer.text);
+        assert_eq!(answer.header(RETRY), None, "{mode}: a new ID token would not help");
+        page.act("admin_mode", json!({ "shop": shop, "mode": "normal" })).await;
+        let answer = page.post(&shop, "/v1/admin/shop", json!({})).await;
+        assert_eq!(answer.status, 200, "the token survives {mode}: {}", answer.text);
+    }
+
+    // What passes by itself is waited out.
+    for mode in ["500", "lost", "too_many_requests"] {
+        page.act("admin_mode", json!({ "shop": shop, "mode": mode, "count": 1 })).await;
+        let answer = page.post(&shop, "/v1/admin/shop", json!({})).await;
+        assert_eq!(answer.status, 200, "{mode}, once: {}", answer.text);
+    }
+
+    // A change whose fate is unknown is not made twice.
+    let update = json!({ "input": { "id": "gid://shopify/Customer/1", "multipassIdentifier": "m-1" } });
+    page.act("admin_mode", json!({ "shop": shop, "mode": "503", "count": 1 })).await;
+    let answer = page.post(&shop, "/v1/admin/customerUpdate", update).await;
+    assert_eq!((answer.status, answer.code()), (502, "shopify_down"), "{}", answer.text);
+
+    // A token that died is replaced without anybody noticing.
+    page.act("kill_tokens", json!({ "shop": shop })).await;
+    let answer = page.post(&shop, "/v1/admin/shop", json!({})).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+
+    // Nothing of the answers went into the log.
+    assert!(!page.harness.logs().contains("aoi@example.com"));
+}
+
+#[tokio::test]
+async fn scopes_are_asked_for_and_given_back() {
+    let settings = [("SHOPIFY_OPTIONAL_SCOPES".to_owned(), "read_products".to_owned())];
+    let page = Page::open(Options { settings: settings.into(), ..Options::default() }).await;
+    let shop = page.shop();
+    let scopes = page.get(&shop, "/v1/scopes").await;
+    assert_eq!((scopes.status, &scopes.body["optional"]), (200, &json!(["read_products"])), "{}", scopes.text);
+    assert_eq!(scopes.body["missing"], json!([]));
+    let answer = page.post(&shop, "/v1/scopes/request", json!({ "scopes": ["read_products"] })).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let url = answer.body["url"].as_str().unwrap();
+    assert!(url.contains(&shop) && url.contains("optional_scopes=read_products"), "{url}");
+    let required = scopes.body["required"][0].clone();
+    let answer = page.post(&shop, "/v1/scopes/revoke", json!({ "scopes": [required] })).await;
+    assert_eq!(answer.status, 422, "{}", answer.text);
+    let mut granted: Vec<Value> = scopes.body["required"].as_array().unwrap().clone();
+    granted.push(json!("read_products"));
+    page.act("install_now", json!({ "shop": shop, "scopes": granted, "wait": false })).await;
+    let answer = page.post(&shop, "/v1/scopes/revoke", json!({ "scopes": ["read_products"] })).await;
+    assert_eq!((answer.status, &answer.body["revoked"]), (200, &json!(["read_products"])), "{}", answer.text);
+}
+
+#[tokio::test]
+async fn a_data_request_ends_in_a_file_that_only_its_shop_can_fetch() {
+    let page = Page::open(Options::default()).await;
+    let shop = page.shop();
+    assert_eq!(page.get(&shop, "/v1/installation").await.status, 200);
+    let customer = json!({
+        "id": 41, "email": "nagi@example.com", "first_name": "Nagi", "last_name": "Mori", "phone": null,
+        "state": "enabled", "updated_at": "2026-11-21T12:00:00Z",
+    });
+    page.deliver(&shop, "customers/create", "c-41", &customer).await;
+    until("the mirror holds it", async || (page.get(&shop, "/v1/customers/41").await.status == 200).then_some(()))
+        .await;
+    let request = json!({
+        "shop_id": 1, "shop_domain": shop, "customer": { "id": 41, "email": "nagi@example.com", "phone": null },
+        "orders_requested": [], "data_request": { "id": 9 },
+    });
+    page.deliver(&shop, "customers/data_request", "d-9", &request).await;
+    let item = until("the request is done", async || {
+        let answer = page.get(&shop, "/v1/privacy/requests").await;
+        let item = answer.body["items"].as_array()?.first()?.clone();
+        (item["state"] == "done").then_some(item)
+    })
+    .await;
+    assert_eq!((&item["topic"], &item["export"]["ready"]), (&json!("customers/data_request"), &json!(true)));
+    let id = item["id"].as_str().unwrap();
+    assert_eq!(page.get(&shop, &format!("/v1/privacy/requests/{id}")).await.body, item);
+    let target = format!("/v1/privacy/requests/{id}/export");
+    let file = page.get(&shop, &target).await;
+    assert_eq!(file.status, 200, "{}", file.text);
+    assert!(file.text.contains("nagi@example.com"), "{}", file.text);
+    assert!(file.header("content-disposition").is_some_and(|header| header.starts_with("attachment; filename=")));
+    let bearer = format!("Bearer {}", page.token(&shop));
+    let part = page.send(Method::GET, &target, &[("authorization", &bearer), ("range", "bytes=0-9")], None).await;
+    assert_eq!((part.status, &part.text), (206, &file.text[..10].to_owned()));
+    assert_eq!(page.get(OTHER, &target).await.status, 404);
+    assert_eq!(page.get(OTHER, &format!("/v1/privacy/requests/{id}")).await.status, 404);
+}
+
+#[tokio::test]
+async fn a_flow_run_counts_once() {
+    let page = Page::open(Options::default()).await;
+    let shop = page.shop();
+    assert_eq!(page.get(&shop, "/v1/installation").await.status, 200);
+    let run = |id: &str, handle: &str| {
+        json!({ "shop_id": 1, "shopify_domain": shop, "action_run_id": id, "handle": handle, "properties": {} })
+            .to_string()
+    };
+    let send = async |path: &str, body: String, signed: &str| {
+        let hmac = sign::webhook(&page.secret(), signed.as_bytes());
+        let headers = [
+            ("x-shopify-hmac-sha256", hmac.as_str()),
+            ("x-shopify-shop-domain", &shop),
+            ("content-type", "application/json"),
+        ];
+        page.send(Method::POST, path, &headers, Some(body)).await
+    };
+    for (id, repeated) in [("r1", false), ("r1", true), ("r2", false), ("r1", true)] {
+        let body = run(id, "count-run");
+        let answer = send("/flow/count-run", body.clone(), &body).await;
+        assert_eq!((answer.status, &answer.body["repeated"]), (200, &json!(repeated)), "{}", answer.text);
+    }
+    let counted = page.harness.item(&format!("SHOP#{shop}"), "FLOWCOUNT#count-run").await.unwrap();
+    assert_eq!(counted["runs"]["N"], "2");
+    let body = run("r3", "another");
+    assert_eq!(send("/flow/count-run", body.clone(), &body).await.status, 422, "signed for another action");
+    let body = run("r3", "unknown");
+    assert_eq!(send("/flow/unknown", body.clone(), &body).await.status, 404);
+    assert_eq!(send("/flow/count-run", run("r4", "count-run"), "another body").await.status, 401);
+    // An app proxy query is signed with the same secret, and is no body.
+    let query = "shop=a";
+    assert_eq!(send("/flow/count-run", query.to_owned(), query).await.status, 400);
+}
