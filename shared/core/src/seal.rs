@@ -27,6 +27,7 @@ use gatehouse_shopify::{ShopDomain, Timestamp};
 use zeroize::Zeroizing;
 
 use crate::store::{Changes, Cond, Item, Key, StoreError, Table};
+use crate::telemetry::{Metric, count};
 use cache::KeyCache;
 
 /// What a data key is for. A role that may unwrap one purpose's keys cannot unwrap the other's: the key policy compares
@@ -256,6 +257,7 @@ impl Sealer {
     async fn unwrap_key(&self, shop: &ShopDomain, purpose: Purpose, key: &WrappedKey) -> Result<DataKey, SealError> {
         self.check_home(key)?;
         self.inner.counters.decrypt.fetch_add(1, Ordering::Relaxed);
+        count(Metric::KmsCall, &[]);
         let answer = self
             .inner
             .kms

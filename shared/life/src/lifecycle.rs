@@ -47,16 +47,16 @@ pub fn on_uninstalled(record: Option<&Record>, triggered_at: Timestamp) -> OnUni
     }
 }
 
-/// What Shopify said when asked whether the installation lives (`currentAppInstallation` with a token from a run of the
-/// [`Machine`](crate::Machine)).
+/// What came of asking Shopify whether the installation lives: a run of the [`Machine`](crate::Machine), then
+/// `currentAppInstallation` with its token. When the Admin API answers 401, run again with
+/// [`Stale::Refused`](crate::Stale::Refused): one refused access token proves nothing while its refresh token may live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
-    /// Shopify took the token of this version.
+    /// Shopify took a token.
     Alive,
-    /// Shopify refused, with 401, the unexpired access token of this version; or the run ended in
-    /// [`Outcome::NeedsReauth`](crate::Outcome::NeedsReauth) at this version.
+    /// The run ended in [`Outcome::NeedsReauth`](crate::Outcome::NeedsReauth).
     Dead {
-        /// The version of the token that was refused.
+        /// [`Machine::version`](crate::Machine::version) of that run.
         version: u64,
     },
     /// No answer that says either. Try again later.

@@ -113,6 +113,8 @@ pub enum Answer {
     },
     /// 5xx, 52x, transport error, timeout, or a 200 that cannot be read: it may have been done or not.
     Lost,
+    /// 402 or 423: the shop is frozen or locked. Everything stays as it is; ask again in some hours.
+    Paused,
     /// Any other refusal (400, 403, `invalid_client`): the operator must act, no repetition helps.
     Operator,
 }
@@ -347,6 +349,9 @@ pub enum Failure {
     /// What is stored does not open.
     #[error("the stored token cannot be opened; see the runbook on keys")]
     Undecryptable,
+    /// The shop is frozen or locked.
+    #[error("the shop is frozen or locked; try again in some hours")]
+    ShopPaused,
     /// Shopify refuses the app itself.
     #[error("Shopify refuses the app's credentials or request; the operator must check client id, secret and grant")]
     Operator,
@@ -366,6 +371,7 @@ impl Failure {
             Self::Store => "token_store_unavailable",
             Self::Key => "key_unavailable",
             Self::Undecryptable => "decrypt_failed",
+            Self::ShopPaused => "shop_paused",
             Self::Operator => "token_request_refused",
             Self::HandRefused => "invalid_subject_token",
         }
@@ -435,8 +441,6 @@ pub struct Machine {
     first_chain: Option<Option<Owner>>,
     /// Another's lease and when it was first seen.
     seen: Option<(Lease, Timestamp)>,
-    /// When this run's lease was last taken.
-    taken_at: Timestamp,
     /// The lease may be ours, so that it has to be dropped at the end.
     maybe_held: bool,
     sent_at: Timestamp,
@@ -463,7 +467,6 @@ impl Machine {
             record: None,
             first_chain: None,
             seen: None,
-            taken_at: Timestamp::from_millis(0),
             maybe_held: false,
             sent_at: Timestamp::from_millis(0),
             calls: 0,
@@ -479,6 +482,12 @@ impl Machine {
     /// How many calls to the token endpoint this run has asked for.
     pub const fn calls(&self) -> u8 {
         self.calls
+    }
+
+    /// The version that was read last (0: none). After [`Outcome::NeedsReauth`]: the version that was found dead, for
+    /// [`Probe::Dead`](crate::Probe::Dead).
+    pub fn version(&self) -> u64 {
+        self.record.map_or(0, |r| r.version)
     }
 
     /// Takes what happened, gives what to do. `now` is the process's clock. An event that does not answer the last step makes the
@@ -681,7 +690,6 @@ impl Machine {
 
     fn take(&mut self, now: Timestamp, over: Option<Lease>) -> Step {
         self.state = State::Taking;
-        self.taken_at = now;
         self.maybe_held = true;
         let create = self.request.hand != Hand::Nothing;
         Step::TakeLease { until: now.plus_millis(LEASE_MILLIS), over, create }
@@ -702,11 +710,13 @@ impl Machine {
         if self.calls >= MAX_CALLS {
             return self.give_up(now, self.trouble);
         }
-        let by_deadline = self.request.deadline.millis_since(now) - END_RESERVE_MILLIS;
+        let by_deadline = self.request.deadline.millis_since(now).saturating_sub(END_RESERVE_MILLIS);
         if by_deadline < CALL_MIN_MILLIS {
             return self.give_up(now, self.trouble);
         }
-        let by_lease = LEASE_MILLIS - now.millis_since(self.taken_at) - WRITE_RESERVE_MILLIS;
+        // By the lease that stands in the item: a renewal that was not acknowledged may not have been made.
+        let until = record.lease.map_or(now, |lease| lease.until);
+        let by_lease = until.millis_since(now).min(LEASE_MILLIS).saturating_sub(WRITE_RESERVE_MILLIS);
         if by_lease < by_deadline.min(CALL_MILLIS / 2) {
             return self.take(now, record.lease);
         }
@@ -750,6 +760,7 @@ impl Machine {
                 self.migration_in_doubt |= grant == Grant::Migrate;
                 self.pause(now, Phase::Held)
             }
+            Answer::Paused => self.give_up(now, Failure::ShopPaused),
             Answer::Operator => self.give_up(now, Failure::Operator),
         }
     }
@@ -832,6 +843,9 @@ impl Machine {
             // It went in; only the acknowledgement was lost. Or it went in and was refreshed since.
             self.request.hand = Hand::Nothing;
             return self.drop_unsaved(now);
+        }
+        if self.request.deadline <= now {
+            return self.give_up(now, Failure::Store);
         }
         if record.version == unsaved.version {
             return self.write(holding);

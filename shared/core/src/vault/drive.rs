@@ -10,7 +10,9 @@ use gatehouse_life::{
     Answer, Event, Granted, Machine, Original, Outcome, Owner, Put, Refresh, Request, Source, Spares, Step,
 };
 use gatehouse_shopify::id_token::ExchangeSubject;
-use gatehouse_shopify::token::{Class, Client, Fault, Lifetime, Mode, OfflineTokens, TokenError, TokenRequest, Tokens};
+use gatehouse_shopify::token::{
+    Class, Client, Fault, Grant, Lifetime, Mode, OfflineTokens, TokenError, TokenRequest, Tokens,
+};
 use gatehouse_shopify::{Scopes, SecretString, ShopDomain, Timestamp};
 use zeroize::Zeroizing;
 
@@ -52,8 +54,8 @@ struct Run<'a> {
     new_key: Option<(WrappedKey, DataKey)>,
     /// The refresh token of the last call.
     presented: Option<SecretString>,
-    /// The last tokens that Shopify gave, and which secret they are pinned to.
-    answer: Option<(OfflineTokens, String)>,
+    /// The last tokens that Shopify gave, which secret they are pinned to, and by which grant they came.
+    answer: Option<(OfflineTokens, String, Grant)>,
     /// The scopes that stand beside them once they are written.
     scopes: Scopes,
     expires: Option<Timestamp>,
@@ -260,7 +262,7 @@ impl Run<'_> {
                     has_refresh: tokens.refresh().is_some(),
                     refresh_expires_in: tokens.refresh_secs(),
                 };
-                self.answer = Some((tokens, secret_id(secrets.current())));
+                self.answer = Some((tokens, secret_id(secrets.current()), request.grant()));
                 Answer::Granted(granted)
             }
             Ok(Tokens::Online(_)) => {
@@ -350,14 +352,18 @@ impl Run<'_> {
         if put == Put::Done {
             crash_point!(self, AfterWrite);
             tracing::info!(shop = %self.shop, version = write.version + 1, "new tokens are stored");
-            count(Metric::RefreshOk, &[]);
+            match self.answer.as_ref().map(|(.., grant)| *grant) {
+                Some(Grant::Refresh) => count(Metric::RefreshOk, &[]),
+                Some(grant) => count(Metric::TokenAcquired, &[("grant", grant.name())]),
+                None => {}
+            }
         }
         Event::Write(put)
     }
 
     /// The whole write as changes to the item read last: both tokens, both expiries and the version, or nothing.
     fn changes(&mut self, write: &life::Write, key: &DataKey) -> Result<Changes, SealError> {
-        let (tokens, secret_id) = self.answer.as_ref().ok_or(SealError::Crypto)?;
+        let (tokens, secret_id, _) = self.answer.as_ref().ok_or(SealError::Crypto)?;
         let sealed = |attribute: &str, content: &[u8]| self.vault.seal(key, &self.at, attribute, content);
         let before = self.item.as_ref().and_then(|item| item::record(item).ok());
         let mut changes = Changes::new()
@@ -484,7 +490,7 @@ impl Run<'_> {
                 Ok(LiveToken { shop: self.shop.clone(), access, version, scopes: item::scopes(item), expires })
             }
             Outcome::Use { version, tokens: life::Tokens::Written } => {
-                let (tokens, _) = self.answer.ok_or(SealError::Crypto)?;
+                let (tokens, ..) = self.answer.ok_or(SealError::Crypto)?;
                 let (scopes, expires) = (self.scopes, self.expires);
                 Ok(LiveToken { shop: self.shop.clone(), access: tokens.access, version, scopes, expires })
             }
@@ -507,8 +513,8 @@ impl Run<'_> {
             }
             Failure::HandRefused if matches!(self.hand, Hand::Code(_)) => VaultError::CodeSpent,
             Failure::HandRefused => VaultError::FreshIdToken,
+            Failure::ShopPaused => VaultError::Frozen,
             Failure::Operator => match self.refusal {
-                Some(error) if error.fault == Fault::ShopPaused => VaultError::Frozen,
                 Some(error) => VaultError::Operator(error),
                 None => VaultError::RetryLater(failure),
             },
@@ -542,6 +548,7 @@ fn classify(error: &TokenError) -> Answer {
         Class::Retry { .. } => Answer::Lost,
         Class::FreshIdToken | Class::Restart => Answer::HandRefused,
         Class::NeedsReauth => Answer::Dead,
-        Class::Later | Class::Operator => Answer::Operator,
+        Class::Later => Answer::Paused,
+        Class::Operator => Answer::Operator,
     }
 }

@@ -1,15 +1,13 @@
 //! The vault against table, KMS and token endpoint.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use gatehouse_core::seal::{Bounds, Sealer};
 use gatehouse_core::shopify_client::ShopifyClient;
 use gatehouse_core::store::{Changes, Due, Item, Key, Table};
-use gatehouse_core::vault::{
-    CrashPoint, Imported, Installation, LiveToken, Parts, SecretSource, Uninstall, Vault, VaultError,
-};
+use gatehouse_core::vault::{Imported, Installation, LiveToken, Parts, SecretSource, Uninstall, Vault, VaultError};
 use gatehouse_life::{Mode, Status};
 use gatehouse_shopify::callback::CodeExchange;
 use gatehouse_shopify::id_token::{AdminIdToken, Claims, verify_admin};
@@ -278,9 +276,10 @@ async fn an_answer_without_expires_in_is_never_a_token_that_does_not_expire() {
     assert!(state.access_expires.is_some() && state.has_refresh);
 }
 
+#[cfg(debug_assertions)]
 #[tokio::test]
 async fn whatever_step_a_process_dies_at_the_next_one_gets_a_token() {
-    use CrashPoint::{AfterWrite, Answered, BeforeLease, BeforeWrite, HoldingLease};
+    use gatehouse_core::vault::CrashPoint::{AfterWrite, Answered, BeforeLease, BeforeWrite, HoldingLease};
     #[derive(Clone, Copy, Debug, PartialEq)]
     enum Way {
         Refresh,
@@ -696,12 +695,15 @@ async fn a_live_old_token_is_used_while_another_refreshes() {
     assert_eq!(refresh.await.unwrap().unwrap(), old.version + 1);
 }
 
+#[cfg(debug_assertions)]
 #[tokio::test]
 async fn the_write_is_one_and_it_comes_before_the_use() {
     let house = House::new().await;
     let one = shop("one");
     house.install(&one).await;
     house.time.pass(3600);
+    use gatehouse_core::vault::CrashPoint;
+    use std::sync::atomic::AtomicUsize;
     let steps = Arc::new(AtomicUsize::new(0));
     let (seen, table, of) = (Arc::clone(&steps), house.aws.calls.clone(), one.clone());
     let vault = house.vault().with_crash_points(move |point| {

@@ -1,0 +1,253 @@
+//! The machine under arbitrary events: it must keep its promises to a driver that behaves, and do no harm with one that does not.
+
+use gatehouse_life::{
+    Answer, Event, Grant, Granted, Hand, Lease, Machine, Mode, Outcome, Owner, Put, Record, Request, Stale, Status,
+    Step, Tokens,
+};
+use gatehouse_shopify::Timestamp;
+use proptest::prelude::*;
+
+const T: Timestamp = Timestamp::from_secs(1_795_219_200);
+const ME: Owner = Owner(1);
+const OTHER: Owner = Owner(2);
+
+fn owner() -> impl Strategy<Value = Owner> {
+    prop_oneof![Just(ME), Just(OTHER)]
+}
+
+fn time(around: i64) -> impl Strategy<Value = Timestamp> {
+    prop_oneof![
+        9 => (-around..around).prop_map(|ms| T.plus_millis(ms)),
+        1 => any::<i64>().prop_map(Timestamp::from_millis),
+    ]
+}
+
+prop_compose! {
+    fn record()(
+        status in prop_oneof![4 => Just(Status::Installed), 1 => Just(Status::NeedsReauth), 1 => Just(Status::Uninstalled)],
+        version in 0u64..4,
+        lease in prop::option::of((owner(), time(100_000))),
+        flags in any::<[bool; 3]>(),
+        access_expires in prop::option::of(time(1_000_000)),
+        refresh_expires in prop::option::of(time(1_000_000)),
+        spares in 0u8..6,
+        acquired_at in time(4_000_000),
+        gone_at in prop::option::of(time(200_000)),
+        scopes_at in prop::option::of(time(200_000)),
+        written_by in prop::option::of(owner()),
+        chain in prop::option::of(owner()),
+    ) -> Record {
+        Record {
+            status,
+            version,
+            lease: lease.map(|(owner, until)| Lease { owner, until }),
+            has_access: flags[0],
+            access_expires,
+            has_refresh: flags[1],
+            refresh_expires,
+            spares,
+            has_original: flags[2],
+            acquired_at,
+            installed_at: acquired_at,
+            gone_at,
+            scopes_at,
+            written_by,
+            chain,
+        }
+    }
+}
+
+fn put() -> impl Strategy<Value = Put> {
+    prop_oneof![Just(Put::Done), Just(Put::Conflict), Just(Put::Unknown)]
+}
+
+fn answer() -> impl Strategy<Value = Answer> {
+    let granted = (prop::option::of(any::<u32>()), any::<bool>(), prop::option::of(any::<u32>())).prop_map(
+        |(expires_in, has_refresh, refresh_expires_in)| {
+            Answer::Granted(Granted { expires_in, has_refresh, refresh_expires_in })
+        },
+    );
+    prop_oneof![
+        3 => granted,
+        1 => Just(Answer::Dead),
+        1 => Just(Answer::HandRefused),
+        1 => any::<u32>().prop_map(|after_millis| Answer::Busy { after_millis }),
+        1 => Just(Answer::Lost),
+        1 => Just(Answer::Paused),
+        1 => Just(Answer::Operator),
+    ]
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        Just(Event::Start),
+        prop::option::of(record()).prop_map(Event::Read),
+        Just(Event::ReadFailed),
+        put().prop_map(Event::Lease),
+        answer().prop_map(Event::Answer),
+        Just(Event::KeyUnavailable),
+        Just(Event::Undecryptable),
+        put().prop_map(Event::Write),
+        Just(Event::Released),
+        Just(Event::Waited),
+    ]
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    let hand =
+        prop_oneof![Just(Hand::Nothing), any::<bool>().prop_map(|force| Hand::IdToken { force }), Just(Hand::Code)];
+    let stale = prop::option::of(prop_oneof![(0u64..4).prop_map(Stale::Refused), (0u64..4).prop_map(Stale::Old)]);
+    (hand, stale, 0i64..40_000).prop_map(|(hand, stale, budget)| Request {
+        owner: ME,
+        deadline: T.plus_millis(budget),
+        hand,
+        mode: Mode::Expiring,
+        stale,
+    })
+}
+
+/// An event that answers the step, drawn from the given ones.
+fn fitting(step: &Step, drawn: &Drawn) -> Event {
+    match step {
+        Step::Read => drawn.read.map_or(Event::ReadFailed, Event::Read),
+        Step::TakeLease { .. } => Event::Lease(drawn.put),
+        Step::Call { .. } => drawn.answer.map_or(Event::KeyUnavailable, Event::Answer),
+        Step::Write(_) | Step::MarkNeedsReauth { .. } => Event::Write(drawn.put),
+        Step::Release => Event::Released,
+        Step::Wait { .. } => Event::Waited,
+        Step::Done(_) => Event::Start,
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Drawn {
+    read: Option<Option<Record>>,
+    put: Put,
+    answer: Option<Answer>,
+    millis: i64,
+}
+
+fn drawn() -> impl Strategy<Value = Drawn> {
+    let read = prop::option::weighted(0.9, prop::option::weighted(0.9, record()));
+    (read, put(), prop::option::weighted(0.9, answer()), 0i64..3_000).prop_map(|(read, put, answer, millis)| Drawn {
+        read,
+        put,
+        answer,
+        millis,
+    })
+}
+
+/// What a driver that keeps books sees; panics when a promise is broken.
+#[derive(Default)]
+struct Books {
+    read: Option<Record>,
+    just_read: bool,
+    written: Option<(u64, Option<Timestamp>)>,
+    offered: Option<(u64, Option<Timestamp>)>,
+}
+
+impl Books {
+    fn told(&mut self, event: &Event) {
+        if let Event::Read(record) = event {
+            self.read = *record;
+        }
+        if let Event::Write(Put::Done) = event
+            && let Some(offered) = self.offered
+        {
+            self.written = Some(offered);
+        }
+        self.just_read = matches!(event, Event::Read(Some(record)) if record.lease.is_some_and(|l| l.owner == ME));
+    }
+
+    fn asked(&mut self, now: Timestamp, request: &Request, step: &Step) {
+        match step {
+            Step::Call { timeout_millis, grant } => {
+                assert!(self.just_read, "a call without a second look under the lease");
+                assert!((1_000..=10_000).contains(timeout_millis));
+                if let Grant::Refresh(_) = grant {
+                    assert!(self.read.is_some_and(|r| r.has_refresh || r.spares > 0));
+                }
+            }
+            Step::Write(write) => {
+                assert!(write.access_expires.is_some(), "stored as a token that does not expire");
+                self.offered = Some((write.version + 1, write.access_expires));
+            }
+            Step::Wait { min_millis, max_millis } => {
+                assert!(min_millis <= max_millis);
+                assert!(now.plus_millis(i64::from(*max_millis)) <= request.deadline, "waits past the deadline");
+            }
+            Step::Done(Outcome::Use { version, tokens: Tokens::Read }) => {
+                let record = self.read.expect("nothing was read");
+                assert_eq!(record.version, *version);
+                assert_eq!(record.status, Status::Installed);
+                assert!(record.has_access);
+                match record.access_expires {
+                    Some(at) => assert!(at > now, "an expired token is used"),
+                    None => assert!(!record.has_refresh, "unknown is not for ever"),
+                }
+                assert_ne!(request.stale, Some(Stale::Refused(*version)), "a refused token is used");
+            }
+            Step::Done(Outcome::Use { version, tokens: Tokens::Written }) => {
+                let (written, expires) = self.written.expect("not stored");
+                assert_eq!(written, *version);
+                assert!(expires.is_some_and(|at| at > now), "an expired token is used");
+            }
+            _ => {}
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// A driver that answers what it is asked, with anything: every run ends, and keeps the promises.
+    #[test]
+    fn any_answers(request in request(), draws in prop::collection::vec(drawn(), 1..40)) {
+        let mut machine = Machine::new(request);
+        let mut books = Books::default();
+        let mut now = T;
+        let mut event = Event::Start;
+        let mut ended = false;
+        for drawn in draws.iter().cycle().take(4_000) {
+            books.told(&event);
+            let step = machine.next(now, event);
+            books.asked(now, &request, &step);
+            if let Step::Done(_) = step {
+                ended = true;
+                break;
+            }
+            now = now.plus_millis(drawn.millis + 20);
+            if let Step::Wait { min_millis, .. } = step {
+                now = now.plus_millis(i64::from(min_millis));
+            }
+            event = fitting(&step, drawn);
+        }
+        prop_assert!(ended, "a run of at most 40 seconds, in steps of at least 20 ms, does not end");
+    }
+
+    /// A driver that says anything at any time: no panic, no token that is not stored or expired.
+    #[test]
+    fn any_events(request in request(), events in prop::collection::vec((event(), -2_000i64..2_000), 1..80)) {
+        let mut machine = Machine::new(request);
+        let mut now = T;
+        let mut read = None;
+        for (event, millis) in events {
+            now = now.plus_millis(millis);
+            if let Event::Read(record) = event {
+                read = read.max(record.map(|r| r.version));
+            }
+            if let Step::Done(Outcome::Use { tokens: Tokens::Read, .. }) = machine.next(now, event) {
+                prop_assert!(read.is_some());
+            }
+        }
+    }
+
+    /// The most extreme clocks do not make it panic.
+    #[test]
+    fn any_clock(request in request(), events in prop::collection::vec((event(), any::<i64>()), 1..40)) {
+        let mut machine = Machine::new(request);
+        for (event, now) in events {
+            let _ = machine.next(Timestamp::from_millis(now), event);
+        }
+    }
+}
