@@ -854,9 +854,10 @@ impl Machine {
             // A removal later than our call has killed what the call brought.
             acquired && record.gone_at.is_none_or(|at| at.millis_since(unsaved.sent_at) <= MAX_SKEW_MILLIS)
         } else {
-            // An exchange or a code always wins from Shopify, whenever it came: a refresh that came later would have been refused. A
-            // refresh is worth keeping if the other's was made from the same token; if another's acquisition lies there,
-            // or the other's was used already, ours is dead.
+            // What an exchange or a code brought is alive beside another's refresh, which would have been refused after it;
+            // beside another's acquisition nobody knows, and both are kept. What a refresh brought is worth keeping if
+            // the other's was made from the same token; if another's acquisition lies there, or the other's was used
+            // already, ours is dead.
             acquired
                 || (record.version == unsaved.version + 1 && record.chain == unsaved.chain && unsaved.chain.is_some())
         };

@@ -6,7 +6,8 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(usize)]
 pub enum Promise {
-    /// A shop got no token, or was marked as needing its merchant, although Shopify honours a token that was stored.
+    /// A shop got no token, or was marked as needing its merchant, although Shopify honours a token that was
+    /// stored, or received by a run that ended well.
     ShopLost,
     /// The merchant opened the app and got nothing.
     MerchantLockedOut,

@@ -74,6 +74,11 @@ impl Store {
         self.access_stored.get(token.0 as usize).copied().unwrap_or(false)
     }
 
+    /// For a token that a process had in its hands, with time to store it.
+    pub(crate) fn count_as_stored(&mut self, token: Refresh) {
+        mark(&mut self.refresh_stored, token.0);
+    }
+
     /// Every refresh token that was stored at any time.
     pub(crate) fn refresh_tokens_ever(&self) -> impl Iterator<Item = Refresh> + '_ {
         self.refresh_stored.iter().zip(0u32..).filter(|(stored, _)| **stored).map(|(_, n)| Refresh(n))

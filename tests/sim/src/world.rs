@@ -87,6 +87,8 @@ struct Process {
     call_ends: Millis,
     heard: Option<Answer>,
     got: Option<Pair>,
+    /// The refresh token of `got`, where the answer had it.
+    received: Option<Refresh>,
     written: Option<(Access, Option<Timestamp>)>,
     doomed: bool,
     refusals: u8,
@@ -277,6 +279,7 @@ impl World {
                 call_ends: 0,
                 heard: None,
                 got: None,
+                received: None,
                 written: None,
                 doomed: false,
                 refusals: 0,
@@ -584,6 +587,7 @@ impl World {
         process.call = 0;
         process.heard = None;
         process.got = None;
+        process.received = None;
         process.written = None;
         process.doomed = false;
         self.stats.runs += 1;
@@ -931,6 +935,7 @@ impl World {
             (_, Err(answer)) => Some(answer),
             (arrival, Ok(pair)) => {
                 process.got = Some(pair);
+                process.received = (arrival != Arrival::WithoutRefresh).then_some(pair.refresh);
                 Some(Answer::Granted(Granted {
                     expires_in: (arrival != Arrival::WithoutExpiry).then_some(pair.expires_in),
                     has_refresh: arrival != Arrival::WithoutRefresh,
@@ -942,6 +947,12 @@ impl World {
 
     fn done(&mut self, n: usize, outcome: Outcome) {
         let mut taken = false;
+        // A run that ends well has thrown away what it did not store: that must not have been the only key.
+        if let Some(token) = self.processes[n].received
+            && !matches!(outcome, Outcome::Fail(_))
+        {
+            self.store.count_as_stored(token);
+        }
         match outcome {
             Outcome::Use { version, tokens } => {
                 let process = &self.processes[n];
@@ -1064,7 +1075,7 @@ impl World {
     }
 
     /// The faults are over: whoever asks now, without any merchant, must get a live token if Shopify honours anything that was
-    /// ever stored; and a merchant who opens the app must always.
+    /// ever stored, or received by a run that ended well; and a merchant who opens the app must always.
     fn judge(&mut self) {
         self.calm = true;
         let rotations = self.stats.rotations - self.rotations_before;
