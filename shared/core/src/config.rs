@@ -73,6 +73,11 @@ pub static SETTINGS: &[Setting] = &[
     required("CALLBACK_URL", "Origin of the `callback` function: the redirect URL.", "https://callback.gatehouse.dev"),
     required("API_URL", "Origin of the JSON API.", "https://api.gatehouse.dev"),
     required("SSO_URL", "Origin of the `sso` function.", "https://sso.gatehouse.dev"),
+    optional(
+        "SSO_PROVIDERS",
+        "JSON: the stores whose customers log in through an OpenID provider; docs/CUSTOMER-LOGIN.md has its form.",
+        "{\"a.myshopify.com\": {\"providers\": {\"google\": {\"profile\": \"google\", \"client_id\": \"…\", \"secret\": \"google_client_secret\"}}}}",
+    ),
     required("TABLE_NAME", "The DynamoDB table.", "gatehouse"),
     required("KMS_KEY_ID", "The KMS key that wraps each shop's data keys.", "alias/gatehouse"),
     required(

@@ -74,6 +74,18 @@ pub enum Page {
     Reinstall,
     /// The customer's sign-in did not work.
     SignInFailed,
+    /// The customer, or the provider, ended the sign-in.
+    SignInCancelled,
+    /// The provider gives no e-mail address, even when asked again.
+    EmailMissing,
+    /// The provider has not verified the customer's e-mail address.
+    EmailNotVerified,
+    /// There is no such sign-in.
+    SignInNotOffered,
+    /// The provider does not answer, or not as it should.
+    ProviderDown,
+    /// One address asks too often.
+    TooManyRequests,
     /// No such page.
     NotFound,
     /// The page takes other methods.
@@ -104,6 +116,12 @@ impl Page {
         Self::OpenFromAdmin,
         Self::Reinstall,
         Self::SignInFailed,
+        Self::SignInCancelled,
+        Self::EmailMissing,
+        Self::EmailNotVerified,
+        Self::SignInNotOffered,
+        Self::ProviderDown,
+        Self::TooManyRequests,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::Gone,
@@ -115,10 +133,13 @@ impl Page {
     pub fn status(self) -> StatusCode {
         match self {
             Self::AccessDenied | Self::WrongScopes | Self::Reinstall => StatusCode::FORBIDDEN,
+            Self::EmailMissing | Self::EmailNotVerified | Self::SignInCancelled => StatusCode::FORBIDDEN,
             Self::StateMissing | Self::Expired | Self::BadRequest | Self::OpenFromAdmin | Self::SignInFailed => {
                 StatusCode::BAD_REQUEST
             }
-            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::SignInNotOffered => StatusCode::NOT_FOUND,
+            Self::ProviderDown => StatusCode::BAD_GATEWAY,
+            Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Gone => StatusCode::GONE,
             Self::ShopifyDown | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -138,6 +159,12 @@ impl Page {
             Self::OpenFromAdmin => "open_from_admin",
             Self::Reinstall => "reinstall",
             Self::SignInFailed => "sign_in_failed",
+            Self::SignInCancelled => "sign_in_cancelled",
+            Self::EmailMissing => "email_missing",
+            Self::EmailNotVerified => "email_not_verified",
+            Self::SignInNotOffered => "sign_in_not_offered",
+            Self::ProviderDown => "provider_down",
+            Self::TooManyRequests => "too_many_requests",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::Gone => "gone",
@@ -256,6 +283,79 @@ impl Page {
                     "ストアに戻り、もう一度ログインしてください。",
                 ],
             ),
+            Self::SignInCancelled => (
+                [
+                    "You are not signed in",
+                    "The sign-in was cancelled before it was done.",
+                    "Go back to the shop, or sign in again.",
+                ],
+                [
+                    "ログインしていません",
+                    "ログインが途中でキャンセルされました。",
+                    "ストアに戻るか、もう一度ログインしてください。",
+                ],
+            ),
+            Self::EmailMissing => (
+                [
+                    "Your e-mail address is needed",
+                    "The shop keeps your orders under an e-mail address, and the sign-in service did not pass one on.",
+                    "Sign in again and allow your e-mail address to be shared. If your account there has none, add one first.",
+                ],
+                [
+                    "メールアドレスが必要です",
+                    "ストアではご注文をメールアドレスで管理していますが、ログインサービスからメールアドレスを受け取れませんでした。",
+                    "もう一度ログインし、メールアドレスの提供を許可してください。未登録の場合は、先にメールアドレスを登録してください。",
+                ],
+            ),
+            Self::EmailNotVerified => (
+                [
+                    "Your e-mail address is not confirmed",
+                    "The sign-in service has not confirmed that the e-mail address of your account is yours, so it cannot be \
+                     used to sign in here.",
+                    "Confirm the address in your account there (look for a message with a link), then sign in again.",
+                ],
+                [
+                    "メールアドレスが確認されていません",
+                    "ログインサービスのアカウントに登録されたメールアドレスがご本人のものと確認されていないため、ログインに使用できません。",
+                    "ログインサービスの確認メールなどでアドレスの確認を済ませてから、もう一度ログインしてください。",
+                ],
+            ),
+            Self::SignInNotOffered => (
+                [
+                    "This sign-in is not available",
+                    "The shop does not offer it, or the link is wrong.",
+                    "Go back to the shop and use the link on its page.",
+                ],
+                [
+                    "このログイン方法は利用できません",
+                    "ストアがこのログイン方法を提供していないか、リンクが正しくありません。",
+                    "ストアに戻り、ページにあるリンクを使用してください。",
+                ],
+            ),
+            Self::ProviderDown => (
+                [
+                    "The sign-in service is not available",
+                    "The service that confirms who you are did not answer as it should.",
+                    "Wait a minute and sign in again.",
+                ],
+                [
+                    "ログインサービスを利用できません",
+                    "ご本人確認を行うサービスから正しい応答がありませんでした。",
+                    "1 分ほど待ってから、もう一度ログインしてください。",
+                ],
+            ),
+            Self::TooManyRequests => (
+                [
+                    "Too many attempts",
+                    "There were too many requests from your network in a short time.",
+                    "Wait a minute and try again.",
+                ],
+                [
+                    "試行回数が多すぎます",
+                    "お使いのネットワークから短時間に多くのリクエストがありました。",
+                    "1 分ほど待ってから、もう一度お試しください。",
+                ],
+            ),
             Self::NotFound => (
                 [
                     "There is nothing at this address",
@@ -351,7 +451,7 @@ impl Page {
             .with_header(header::CONTENT_LANGUAGE, locale.tag())
             .with_code(self.code());
         match self {
-            Self::ShopifyDown | Self::Unavailable => response.with_header(header::RETRY_AFTER, "60"),
+            Self::ShopifyDown | Self::Unavailable | Self::ProviderDown | Self::TooManyRequests => response.with_header(header::RETRY_AFTER, "60"),
             Self::MethodNotAllowed => response.with_header(header::ALLOW, "GET, HEAD"),
             _ => response,
         }

@@ -29,13 +29,14 @@ const MAX_SECRET: usize = 64 * 1024;
 /// What the app knows and tells nobody. No `Debug`.
 pub struct AppSecrets {
     client: ClientSecrets,
-    multipass: BTreeMap<ShopDomain, SecretString>,
+    multipass: BTreeMap<ShopDomain, Vec<SecretString>>,
     named: BTreeMap<String, SecretString>,
 }
 
 impl AppSecrets {
-    /// Reads `{"client_secret", "previous_client_secrets": [], "multipass": {shop: secret}, …}`. Other members that are
-    /// strings can be had by [`AppSecrets::named`]; what else there is, is left alone.
+    /// Reads `{"client_secret", "previous_client_secrets": [], "multipass": {shop: secret}, …}`. A Multipass secret may be a
+    /// list too, newest first. Other members that are strings can be had by [`AppSecrets::named`]; what else there is, is
+    /// left alone.
     ///
     /// # Errors
     /// [`SecretsError::Malformed`] with what is wrong, without the text.
@@ -49,17 +50,21 @@ impl AppSecrets {
             member(&mut members, "client_secret", "`client_secret` must be a string")?.unwrap_or_else(|| "".into());
         let previous: Option<Vec<SecretString>> =
             member(&mut members, "previous_client_secrets", "`previous_client_secrets` must be a list of strings")?;
-        let stored: Option<BTreeMap<String, SecretString>> =
-            member(&mut members, "multipass", "`multipass` must map shops to strings")?;
+        let stored: Option<BTreeMap<String, OneOrMore>> =
+            member(&mut members, "multipass", "`multipass` must map shops to strings or lists of strings")?;
         let client = ClientSecrets::new(client_secret, previous.unwrap_or_default())
             .ok_or(SecretsError::Malformed("a client secret is missing or empty, or there are too many"))?;
         let mut multipass = BTreeMap::new();
-        for (shop, secret) in stored.unwrap_or_default() {
+        for (shop, secrets) in stored.unwrap_or_default() {
             let shop = ShopDomain::parse(&shop).map_err(|_| SecretsError::Malformed("`multipass` names no shop"))?;
-            if secret.is_empty() {
+            let secrets = match secrets {
+                OneOrMore::One(secret) => vec![secret],
+                OneOrMore::More(secrets) => secrets,
+            };
+            if secrets.is_empty() || secrets.iter().any(SecretString::is_empty) {
                 return Err(SecretsError::Malformed("a Multipass secret is empty"));
             }
-            multipass.insert(shop, secret);
+            multipass.insert(shop, secrets);
         }
         let named = members.into_iter().filter_map(|(name, value)| {
             serde_json::from_str::<SecretString>(value.get())
@@ -75,15 +80,27 @@ impl AppSecrets {
         &self.client
     }
 
-    /// The shop's Multipass secret.
+    /// The shop's Multipass secret: the newest, with which tokens are made.
     pub fn multipass(&self, shop: &ShopDomain) -> Option<&SecretString> {
-        self.multipass.get(shop)
+        self.multipass_all(shop).first()
+    }
+
+    /// All of the shop's Multipass secrets, newest first, for opening tokens; empty where there is none.
+    pub fn multipass_all(&self, shop: &ShopDomain) -> &[SecretString] {
+        self.multipass.get(shop).map_or(&[], Vec::as_slice)
     }
 
     /// Another secret by its member's name, e.g. the client secret of an OpenID provider.
     pub fn named(&self, name: &str) -> Option<&SecretString> {
         self.named.get(name)
     }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMore {
+    One(SecretString),
+    More(Vec<SecretString>),
 }
 
 /// Takes one member out. serde_json's own errors can quote the text, so they end here.
@@ -240,6 +257,10 @@ mod tests {
         assert_eq!(secrets.client().current().expose(), "new");
         assert_eq!(secrets.multipass(&shop("a.myshopify.com")).unwrap().expose(), "m");
         assert!(secrets.multipass(&shop("b.myshopify.com")).is_none());
+        let two = r#"{"client_secret":"x","multipass":{"a.myshopify.com":["new","old"]}}"#;
+        let two = AppSecrets::parse(two).unwrap();
+        assert_eq!(two.multipass(&shop("a.myshopify.com")).unwrap().expose(), "new");
+        assert_eq!(two.multipass_all(&shop("a.myshopify.com")).len(), 2);
         assert_eq!(secrets.named("oidc").unwrap().expose(), "o");
         assert!(secrets.named("rotated_at").is_none() && secrets.named("client_secret").is_none());
     }
@@ -257,6 +278,8 @@ mod tests {
             r#"{"client_secret":"canary","previous_client_secrets":"canary"}"#,
             r#"{"client_secret":"canary","multipass":{"canary.example":"x"}}"#,
             r#"{"client_secret":"canary","multipass":{"a.myshopify.com":""}}"#,
+            r#"{"client_secret":"canary","multipass":{"a.myshopify.com":[]}}"#,
+            r#"{"client_secret":"canary","multipass":{"a.myshopify.com":7}}"#,
             r#"{"client_secret":"canary","previous_client_secrets":["1","2","3","4","5"]}"#,
             &format!("{{\"client_secret\":\"{}\"}}", "x".repeat(MAX_SECRET)),
         ] {

@@ -1,0 +1,476 @@
+//! The journey of one login, decided: where it begins, what its cookie says, what a callback must fit.
+//!
+//! Pure: the request, the configuration, secrets and a clock in; a decision out. It must never take a store, a provider or
+//! a page to return to from a callback's parameters: those stand in the cookie, which only we can have made.
+
+use gatehouse_shopify::cookie::{Cookie, Purpose};
+use gatehouse_shopify::multipass::{self, Customer, MultipassError, ReturnTo, VerifiedEmail};
+use gatehouse_shopify::query::encode_component;
+use gatehouse_shopify::state::Nonce;
+use gatehouse_shopify::{ClientSecrets, Query, SecretString, ShopDomain, Timestamp};
+use std::net::IpAddr;
+use url::Url;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use gatehouse_core::pages::Page;
+use sha2::{Digest as _, Sha256};
+
+use crate::oidc::{Metadata, OidcError, Proven};
+use crate::profiles::{Provider, Store, Stores};
+
+/// How long the customer may take at the provider, in seconds.
+pub const MAX_AGE_SECS: u32 = 600;
+
+/// The cookie: one login a browser at a time.
+pub const COOKIE: Cookie<'static> = Cookie { name: "__Host-gatehouse_sso", path: "/" };
+
+const JOURNEY: Purpose = Purpose::new("gatehouse/sso-journey/v1");
+const NONCE: Purpose = Purpose::new("gatehouse/sso-nonce/v1");
+const VERIFIER: Purpose = Purpose::new("gatehouse/sso-pkce/v1");
+const LOGOUT: Purpose = Purpose::new("gatehouse/sso-logout/v1");
+
+/// The longest code that is passed on, in bytes.
+const MAX_CODE: usize = 4_096;
+/// The longest page to return to, in bytes: it must fit into the cookie.
+const MAX_RETURN_TO: usize = 2_000;
+
+/// Why a login does not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FlowError {
+    /// No such store or provider in the configuration.
+    #[error("the store or the provider is not in SSO_PROVIDERS")]
+    NotOffered,
+    /// A parameter is missing, twice or malformed.
+    #[error("the link's parameters are wrong")]
+    BadRequest,
+    /// The page to return to is not the store's.
+    #[error("return_to is not a page of the store: add the host to the store's `hosts` if it is")]
+    ReturnToNotAllowed,
+    /// The browser did not bring the cookie back.
+    #[error("the login's cookie is missing: cookies are blocked, or the callback was opened in another browser")]
+    CookieMissing,
+    /// Not made by us, changed, or there twice.
+    #[error("the login's cookie is not valid")]
+    CookieInvalid,
+    /// It took too long.
+    #[error("the login took longer than ten minutes")]
+    Expired,
+    /// The state is of another login.
+    #[error("the callback belongs to another login")]
+    StateMismatch,
+    /// The callback came before.
+    #[error("the callback was used before")]
+    Replayed,
+    /// The customer declined.
+    #[error("the customer cancelled at the provider")]
+    Cancelled,
+    /// The provider reports an error.
+    #[error("the provider answered the login with an error")]
+    ProviderError,
+    /// The provider's word does not hold.
+    #[error(transparent)]
+    Oidc(#[from] OidcError),
+    /// No address, after asking twice.
+    #[error("the provider gives no e-mail address: check `scopes`, and the channel's permission at LINE")]
+    EmailMissing,
+    /// Nobody vouches for the address.
+    #[error("the provider has not verified the address")]
+    EmailNotVerified,
+    /// No address that Shopify would take.
+    #[error("the address is not one that Multipass carries")]
+    InvalidEmail,
+    /// The store's Multipass secret, or the provider's client secret, is not in the secret store.
+    #[error("a secret that SSO_PROVIDERS names, or the store's Multipass secret, is not in the app's secrets")]
+    SecretMissing,
+    /// The customer could not be given an identifier.
+    #[error("the store's existing customer could not be linked")]
+    NotLinked,
+    /// One address asks too often.
+    #[error("one address asks too often")]
+    TooMany,
+    /// A part of ours is down.
+    #[error("a part of the house is down")]
+    Unavailable,
+}
+
+impl FlowError {
+    /// The stable code for machines.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::NotOffered => "not_offered",
+            Self::BadRequest => "bad_request",
+            Self::ReturnToNotAllowed => "return_to_not_allowed",
+            Self::CookieMissing => "cookie_missing",
+            Self::CookieInvalid => "cookie_invalid",
+            Self::Expired => "login_expired",
+            Self::StateMismatch => "state_mismatch",
+            Self::Replayed => "replayed",
+            Self::Cancelled => "cancelled",
+            Self::ProviderError => "provider_error",
+            Self::Oidc(error) => error.code(),
+            Self::EmailMissing => "email_missing",
+            Self::EmailNotVerified => "email_not_verified",
+            Self::InvalidEmail => "invalid_email",
+            Self::SecretMissing => "secret_missing",
+            Self::NotLinked => "not_linked",
+            Self::TooMany => "too_many_requests",
+            Self::Unavailable => "unavailable",
+        }
+    }
+
+    /// What the customer sees.
+    pub fn page(self) -> Page {
+        match self {
+            Self::NotOffered => Page::SignInNotOffered,
+            Self::BadRequest | Self::ReturnToNotAllowed => Page::SignInNotOffered,
+            Self::Cancelled => Page::SignInCancelled,
+            Self::ProviderError | Self::Oidc(OidcError::Unreachable | OidcError::ClientRefused) => Page::ProviderDown,
+            Self::EmailMissing => Page::EmailMissing,
+            Self::EmailNotVerified => Page::EmailNotVerified,
+            Self::TooMany => Page::TooManyRequests,
+            Self::Unavailable | Self::SecretMissing => Page::Unavailable,
+            _ => Page::SignInFailed,
+        }
+    }
+
+    /// Whether it is the operator's to mend, and so an error in the log rather than a note.
+    pub fn is_operators(self) -> bool {
+        use OidcError as E;
+        matches!(
+            self,
+            Self::SecretMissing
+                | Self::NotLinked
+                | Self::Unavailable
+                | Self::Oidc(
+                    E::ClientRefused | E::WrongAudience | E::InsecureEndpoint | E::AlgorithmNotAllowed | E::Malformed(_)
+                )
+        )
+    }
+}
+
+/// What a login link asks for, found in the configuration.
+pub struct Wish<'a> {
+    /// The store.
+    pub shop: ShopDomain,
+    /// Its configuration.
+    pub store: &'a Store,
+    /// The provider.
+    pub provider: &'a Provider,
+    /// The page to show afterwards.
+    pub return_to: Option<ReturnTo>,
+}
+
+/// Reads `?shop=…&provider=…&return_to=…`, for login and logout.
+///
+/// # Errors
+/// [`FlowError::BadRequest`], [`FlowError::NotOffered`], [`FlowError::ReturnToNotAllowed`].
+pub fn wish<'a>(raw_query: &str, stores: &'a Stores) -> Result<Wish<'a>, FlowError> {
+    let query = Query::parse(raw_query).map_err(|_| FlowError::BadRequest)?;
+    let one = |name| query.get_one(name).map_err(|_| FlowError::BadRequest);
+    let shop = one("shop")?.ok_or(FlowError::BadRequest)?;
+    let shop = ShopDomain::parse(shop).map_err(|_| FlowError::BadRequest)?;
+    let store = stores.of(&shop).ok_or(FlowError::NotOffered)?;
+    let provider = store.provider(one("provider")?).ok_or(FlowError::NotOffered)?;
+    // Attack: a login link that ends on another site, with the customer's trust in the shop.
+    let return_to = match one("return_to")?.filter(|text| !text.is_empty()) {
+        Some(text) if text.len() > MAX_RETURN_TO => return Err(FlowError::ReturnToNotAllowed),
+        Some(text) => Some(store.hosts.return_to(text).map_err(|_| FlowError::ReturnToNotAllowed)?),
+        None => None,
+    };
+    Ok(Wish { shop, store, provider, return_to })
+}
+
+/// A login under way: what the cookie says. It holds nothing secret: nonce and PKCE verifier are derived from its id with
+/// keys of ours, so that not even the browser that carries the cookie knows the verifier.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Journey {
+    id: Nonce,
+    shop: ShopDomain,
+    provider: String,
+    return_to: Option<String>,
+    asked_again: bool,
+    expires: Timestamp,
+}
+
+impl Journey {
+    /// One that begins now. `id` comes from a cryptographic random source.
+    pub fn begin(wish: &Wish<'_>, id: Nonce, now: Timestamp) -> Self {
+        Self {
+            id,
+            shop: wish.shop.clone(),
+            provider: wish.provider.name.clone(),
+            return_to: wish.return_to.as_ref().map(|to| to.as_str().to_owned()),
+            asked_again: false,
+            expires: Timestamp::from_secs(now.secs()).plus_secs(i64::from(MAX_AGE_SECS)),
+        }
+    }
+
+    /// The same login once more, to ask for the e-mail address; `None` when that has been done.
+    pub fn again(&self, id: Nonce, now: Timestamp) -> Option<Self> {
+        let expires = Timestamp::from_secs(now.secs()).plus_secs(i64::from(MAX_AGE_SECS));
+        (!self.asked_again).then(|| Self { id, asked_again: true, expires, ..self.clone() })
+    }
+
+    /// The store.
+    pub fn shop(&self) -> &ShopDomain {
+        &self.shop
+    }
+
+    /// The provider's name.
+    pub fn provider(&self) -> &str {
+        &self.provider
+    }
+
+    /// The page to return to.
+    pub fn return_to(&self) -> Option<&str> {
+        self.return_to.as_deref()
+    }
+
+    /// The id, to be marked as used.
+    pub fn id(&self) -> &Nonce {
+        &self.id
+    }
+
+    /// The `Set-Cookie` value.
+    pub fn set_cookie(&self, secret: &SecretString) -> String {
+        let payload = format!(
+            "{}|{}|{}|{}|{}|{}",
+            self.id.as_str(),
+            self.expires.secs(),
+            self.shop,
+            self.provider,
+            u8::from(self.asked_again),
+            self.return_to.as_deref().unwrap_or_default()
+        );
+        COOKIE.set(&JOURNEY.seal(secret, &payload), MAX_AGE_SECS)
+    }
+
+    /// The login of this browser, and the secret that its cookie was made with.
+    ///
+    /// # Errors
+    /// [`FlowError::CookieMissing`], [`FlowError::CookieInvalid`], [`FlowError::Expired`].
+    pub fn from_cookies<'a, 's>(
+        cookies: impl IntoIterator<Item = &'a str>,
+        secrets: &'s ClientSecrets,
+        now: Timestamp,
+    ) -> Result<(Self, &'s SecretString), FlowError> {
+        let value = COOKIE.read(cookies).map_err(|_| FlowError::CookieInvalid)?.ok_or(FlowError::CookieMissing)?;
+        // Attack: a cookie of the attacker's making, or one made for another purpose.
+        let (payload, generation) = JOURNEY.open(secrets, value).ok_or(FlowError::CookieInvalid)?;
+        let (_, secret) = secrets.iter().find(|(each, _)| *each == generation).ok_or(FlowError::CookieInvalid)?;
+        let journey = Self::parse(&payload).ok_or(FlowError::CookieInvalid)?;
+        if now >= journey.expires {
+            return Err(FlowError::Expired);
+        }
+        Ok((journey, secret))
+    }
+
+    fn parse(payload: &str) -> Option<Self> {
+        let mut parts = payload.splitn(6, '|');
+        let mut random = [0; 32];
+        let id = parts.next().filter(|id| id.len() == 64)?;
+        for (byte, pair) in random.iter_mut().zip(id.as_bytes().chunks(2)) {
+            *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+        }
+        Some(Self {
+            id: Nonce::new(random),
+            expires: Timestamp::from_secs(parts.next()?.parse().ok()?),
+            shop: ShopDomain::parse(parts.next()?).ok()?,
+            provider: parts.next()?.to_owned(),
+            asked_again: match parts.next()? {
+                "0" => false,
+                "1" => true,
+                _ => return None,
+            },
+            return_to: Some(parts.next()?.to_owned()).filter(|to| !to.is_empty()),
+        })
+    }
+
+    /// The nonce that the ID token must carry.
+    pub fn nonce(&self, secret: &SecretString) -> String {
+        URL_SAFE_NO_PAD.encode(NONCE.sign(secret, self.id.as_str().as_bytes()))
+    }
+
+    /// The PKCE verifier (RFC 7636): 43 characters.
+    pub fn verifier(&self, secret: &SecretString) -> SecretString {
+        SecretString::new(URL_SAFE_NO_PAD.encode(VERIFIER.sign(secret, self.id.as_str().as_bytes())))
+    }
+
+    /// Where the browser is sent: the provider's authorization endpoint.
+    pub fn authorize_url(
+        &self,
+        metadata: &Metadata,
+        provider: &Provider,
+        redirect_uri: &str,
+        secret: &SecretString,
+    ) -> Url {
+        let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(self.verifier(secret).expose().as_bytes()));
+        let mut url = metadata.authorization.clone();
+        url.query_pairs_mut()
+            .append_pair("response_type", "code")
+            .append_pair("client_id", &provider.client_id)
+            .append_pair("redirect_uri", redirect_uri)
+            .append_pair("scope", &provider.scopes)
+            .append_pair("state", self.id.as_str())
+            .append_pair("nonce", &self.nonce(secret))
+            .append_pair("code_challenge", &challenge)
+            .append_pair("code_challenge_method", "S256");
+        // The consent page is where the customer can allow the address that was kept back.
+        let prompt = if self.asked_again { Some("consent") } else { provider.prompt.as_deref() };
+        if let Some(prompt) = prompt {
+            url.query_pairs_mut().append_pair("prompt", prompt);
+        }
+        url
+    }
+
+    /// The link that starts this login anew.
+    pub fn retry_path(&self) -> String {
+        let mut path = format!("/login?shop={}&provider={}", self.shop, encode_component(&self.provider));
+        if let Some(to) = &self.return_to {
+            path.push_str(&format!("&return_to={}", encode_component(to)));
+        }
+        path
+    }
+}
+
+/// What a callback brings.
+pub struct Returned {
+    /// The code, or why there is none.
+    pub code: Result<SecretString, FlowError>,
+    /// The issuer that it names.
+    pub iss: Option<String>,
+}
+
+/// Reads a callback of this journey. The issuer is checked by [`Metadata::check_issuer`], before anything else is believed.
+///
+/// # Errors
+/// [`FlowError::BadRequest`], [`FlowError::StateMismatch`].
+pub fn returned(raw_query: &str, journey: &Journey) -> Result<Returned, FlowError> {
+    let query = Query::parse(raw_query).map_err(|_| FlowError::BadRequest)?;
+    let one = |name| query.get_one(name).map_err(|_| FlowError::BadRequest);
+    // Attack: login CSRF. The attacker's code in the victim's browser: the state must be the one in this browser's cookie.
+    if !one("state")?.is_some_and(|state| journey.id.is(state)) {
+        return Err(FlowError::StateMismatch);
+    }
+    let iss = one("iss")?.map(str::to_owned);
+    let code = match (one("error")?, one("code")?) {
+        // `access_denied` when the customer declines; Google and LINE say the same.
+        (Some("access_denied"), _) => Err(FlowError::Cancelled),
+        (Some(_), _) => Err(FlowError::ProviderError),
+        (None, Some(code)) if (1..=MAX_CODE).contains(&code.len()) && code.bytes().all(|b| b.is_ascii_graphic()) => {
+            Ok(SecretString::from(code))
+        }
+        (None, _) => return Err(FlowError::BadRequest),
+    };
+    Ok(Returned { code, iss })
+}
+
+/// The customer for the token, if the provider's word is enough for one.
+///
+/// # Errors
+/// [`FlowError::EmailMissing`], [`FlowError::EmailNotVerified`], [`FlowError::InvalidEmail`].
+pub fn customer(
+    proven: &Proven,
+    provider: &Provider,
+    store: &Store,
+    return_to: Option<&str>,
+    ip: Option<IpAddr>,
+) -> Result<Customer, FlowError> {
+    let person = &proven.person;
+    let email = person.email.as_deref().filter(|email| !email.is_empty()).ok_or(FlowError::EmailMissing)?;
+    let email = VerifiedEmail::new(email, person.proof(provider)).map_err(|error| match error {
+        MultipassError::EmailNotVerified => FlowError::EmailNotVerified,
+        _ => FlowError::InvalidEmail,
+    })?;
+    let mut customer = Customer::new(email);
+    if let Some(identifier) = identifier(proven, provider) {
+        customer = customer.with_identifier(&identifier).map_err(|_| OidcError::Malformed("subject"))?;
+    }
+    // A name that Shopify would not take is no reason to keep the customer out.
+    if let Some(name) = &person.given_name {
+        customer = customer.clone().with_first_name(name).unwrap_or(customer);
+    }
+    if let Some(name) = &person.family_name {
+        customer = customer.clone().with_last_name(name).unwrap_or(customer);
+    }
+    if let Some(ip) = ip.filter(|_| store.bind_ip) {
+        customer = customer.with_remote_ip(ip);
+    }
+    if let Some(to) = return_to {
+        // Checked when the login began, and again: the store's hosts may have changed meanwhile.
+        let to = store.hosts.return_to(to).map_err(|_| FlowError::ReturnToNotAllowed)?;
+        customer = customer.with_return_to(to);
+    }
+    Ok(customer)
+}
+
+/// Shopify's `identifier`: the provider's subject under the provider's name, so that two providers that both know a `1`
+/// do not share a customer. A long subject stands by its digest, since Shopify keeps 255 bytes.
+pub fn identifier(proven: &Proven, provider: &Provider) -> Option<String> {
+    let namespace = provider.namespace.as_ref()?;
+    let plain = format!("{namespace}:{}", proven.subject);
+    let digest = || URL_SAFE_NO_PAD.encode(Sha256::digest(proven.subject.as_bytes()));
+    Some(if plain.len() <= 200 { plain } else { format!("{namespace}:sha256:{}", digest()) })
+}
+
+/// Where a logout goes first: to the provider, if it has a logout, with the store's to follow.
+pub fn logout_url(wish: &Wish<'_>, metadata: &Metadata, done_uri: &str, secret: &SecretString, now: Timestamp) -> Option<Url> {
+    let mut url = metadata.end_session.clone()?;
+    let to = wish.return_to.as_ref().map_or("", ReturnTo::as_str);
+    let until = now.plus_secs(i64::from(MAX_AGE_SECS)).secs();
+    let state = LOGOUT.seal(secret, &format!("{until}|{}|{to}", wish.shop));
+    // Without an ID token as hint the provider knows us by our id, and asks the customer where it wants to be sure
+    // (OpenID Connect RP-Initiated Logout 1.0).
+    url.query_pairs_mut()
+        .append_pair("client_id", &wish.provider.client_id)
+        .append_pair("post_logout_redirect_uri", done_uri)
+        .append_pair("state", &state);
+    Some(url)
+}
+
+/// Where a logout ends: at the store's own logout.
+pub fn store_logout_url(store: &Store, return_to: Option<&ReturnTo>) -> String {
+    let login = store.hosts.login().as_str();
+    let path = return_to
+        .and_then(|to| Url::parse(to.as_str()).ok())
+        .filter(|url| url.host_str() == Some(login))
+        .map(|url| url[url::Position::BeforePath..url::Position::AfterQuery].to_owned());
+    let query = path.map(|path| format!("?return_url={}", encode_component(&path))).unwrap_or_default();
+    format!("https://{login}/account/logout{query}")
+}
+
+/// Back from the provider's logout: the address of the store's.
+///
+/// # Errors
+/// [`FlowError::StateMismatch`] for a state that is not ours, [`FlowError::NotOffered`] for a store that is gone.
+pub fn logged_out(
+    raw_query: &str,
+    stores: &Stores,
+    secrets: &ClientSecrets,
+    now: Timestamp,
+) -> Result<String, FlowError> {
+    let query = Query::parse(raw_query).map_err(|_| FlowError::BadRequest)?;
+    let state = query.get_one("state").ok().flatten().ok_or(FlowError::StateMismatch)?;
+    // Attack: an open redirect by way of the logout. Only what we sealed names a store and a page.
+    let (payload, _) = LOGOUT.open(secrets, state).ok_or(FlowError::StateMismatch)?;
+    let mut parts = payload.splitn(3, '|');
+    let mut next = || parts.next().ok_or(FlowError::StateMismatch);
+    let until: i64 = next()?.parse().map_err(|_| FlowError::StateMismatch)?;
+    let shop = ShopDomain::parse(next()?).map_err(|_| FlowError::StateMismatch)?;
+    let to = next()?;
+    if now.secs() >= until {
+        return Err(FlowError::Expired);
+    }
+    let store = stores.of(&shop).ok_or(FlowError::NotOffered)?;
+    Ok(store_logout_url(store, store.hosts.return_to(to).ok().as_ref()))
+}
+
+/// The store's Multipass secret as a key for tokens.
+///
+/// # Errors
+/// [`FlowError::SecretMissing`]
+pub fn multipass_secret(secret: Option<&SecretString>) -> Result<multipass::MultipassSecret, FlowError> {
+    let secret = secret.ok_or(FlowError::SecretMissing)?;
+    multipass::MultipassSecret::new(secret.clone()).map_err(|_| FlowError::SecretMissing)
+}

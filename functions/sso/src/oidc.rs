@@ -1,0 +1,485 @@
+//! What a provider says, checked: its discovery document, its keys, its token answer, its ID tokens.
+//!
+//! Pure: bytes and a clock in, values out. It must never let a token choose how it is checked: algorithms come from the
+//! configuration, keys from the provider that began the login, and a claim counts only after the signature.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use gatehouse_shopify::multipass::EmailProof;
+use gatehouse_shopify::{SecretString, Timestamp, mac};
+use jsonwebtoken::DecodingKey;
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+use url::Url;
+
+use crate::profiles::{Alg, Profile, Provider, web_address};
+
+/// The longest document that is read from a provider, in bytes.
+pub const MAX_DOCUMENT: usize = 128 * 1024;
+/// The longest ID token, in bytes.
+const MAX_TOKEN: usize = 16 * 1024;
+/// The most keys that are kept.
+const MAX_KEYS: usize = 100;
+/// How far two clocks may differ, in seconds.
+pub const LEEWAY_SECS: i64 = 60;
+/// The oldest token that is taken, in seconds: the customer has just logged in.
+const MAX_AGE_SECS: i64 = 600;
+
+/// Why a provider's word is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OidcError {
+    /// Not JSON of the form that the specification asks for, or too large.
+    #[error("the provider's {0} is malformed")]
+    Malformed(&'static str),
+    /// The discovery document, the token or the callback names another provider.
+    #[error("the issuer is another one than the configured one: check the provider's `issuer`, character for character")]
+    WrongIssuer,
+    /// An endpoint is not https.
+    #[error("an endpoint in the discovery document is not an https address")]
+    InsecureEndpoint,
+    /// Not an algorithm that the configuration allows.
+    #[error("the ID token is signed with an algorithm that `algorithms` does not allow")]
+    AlgorithmNotAllowed,
+    /// No key of the provider's fits; it may have changed its keys.
+    #[error("the ID token is signed with a key that the provider does not publish")]
+    UnknownKey,
+    /// The signature is wrong.
+    #[error("the ID token's signature is wrong; for LINE, check the channel secret")]
+    InvalidSignature,
+    /// Made for another client.
+    #[error("the ID token is for another client: check `client_id`")]
+    WrongAudience,
+    /// Over.
+    #[error("the ID token has expired: check the clock")]
+    Expired,
+    /// From the future, or made long ago.
+    #[error("the ID token's times do not fit: check the clock")]
+    WrongTime,
+    /// Made for another login.
+    #[error("the ID token belongs to another login")]
+    WrongNonce,
+    /// Made for another access token.
+    #[error("the ID token belongs to another access token")]
+    WrongAccessToken,
+    /// UserInfo is about somebody else.
+    #[error("the provider's UserInfo names another subject")]
+    WrongSubject,
+    /// The provider did not take the code.
+    #[error("the provider refused the code")]
+    CodeRefused,
+    /// The provider does not take us.
+    #[error("the provider refused our client id or secret")]
+    ClientRefused,
+    /// No answer, or a server error.
+    #[error("the provider did not answer")]
+    Unreachable,
+}
+
+impl OidcError {
+    /// The stable code for machines.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "provider_malformed",
+            Self::WrongIssuer => "wrong_issuer",
+            Self::InsecureEndpoint => "insecure_endpoint",
+            Self::AlgorithmNotAllowed => "algorithm_not_allowed",
+            Self::UnknownKey => "unknown_key",
+            Self::InvalidSignature => "invalid_signature",
+            Self::WrongAudience => "wrong_audience",
+            Self::Expired => "id_token_expired",
+            Self::WrongTime => "id_token_wrong_time",
+            Self::WrongNonce => "wrong_nonce",
+            Self::WrongAccessToken => "wrong_access_token",
+            Self::WrongSubject => "wrong_subject",
+            Self::CodeRefused => "code_refused",
+            Self::ClientRefused => "client_refused",
+            Self::Unreachable => "provider_unreachable",
+        }
+    }
+}
+
+/// What we need of a discovery document (<https://openid.net/specs/openid-connect-discovery-1_0.html>).
+#[derive(Clone, Debug)]
+pub struct Metadata {
+    /// Where the browser is sent.
+    pub authorization: Url,
+    /// Where the code is exchanged.
+    pub token: Url,
+    /// Where the keys lie.
+    pub jwks: Option<Url>,
+    /// Where claims can be had that the ID token leaves out.
+    pub userinfo: Option<Url>,
+    /// Where the browser is sent to log out.
+    pub end_session: Option<Url>,
+    /// Whether every callback names its issuer (RFC 9207).
+    pub names_issuer: bool,
+    /// Whether the client secret goes into the body rather than into a header.
+    pub secret_in_body: bool,
+}
+
+impl Metadata {
+    /// Reads the document of `provider`.
+    ///
+    /// # Errors
+    /// [`OidcError`] when it is malformed, of another issuer, or names an insecure endpoint.
+    pub fn parse(json: &[u8], provider: &Provider, https_only: bool) -> Result<Self, OidcError> {
+        #[derive(Deserialize)]
+        struct Document {
+            issuer: String,
+            authorization_endpoint: String,
+            token_endpoint: String,
+            jwks_uri: Option<String>,
+            userinfo_endpoint: Option<String>,
+            end_session_endpoint: Option<String>,
+            #[serde(default)]
+            authorization_response_iss_parameter_supported: bool,
+            token_endpoint_auth_methods_supported: Option<Vec<String>>,
+        }
+        let malformed = OidcError::Malformed("discovery document");
+        if json.len() > MAX_DOCUMENT {
+            return Err(malformed);
+        }
+        let document: Document = serde_json::from_slice(json).map_err(|_| malformed)?;
+        // Attack: a document from elsewhere that sends customers and codes to its author.
+        if document.issuer != provider.issuer {
+            return Err(OidcError::WrongIssuer);
+        }
+        let address = |text: &str| web_address(text, https_only).ok_or(OidcError::InsecureEndpoint);
+        let maybe = |text: Option<String>| text.map(|text| address(&text)).transpose();
+        let methods = document.token_endpoint_auth_methods_supported;
+        Ok(Self {
+            authorization: address(&document.authorization_endpoint)?,
+            token: address(&document.token_endpoint)?,
+            jwks: maybe(document.jwks_uri)?,
+            userinfo: maybe(document.userinfo_endpoint)?,
+            end_session: maybe(document.end_session_endpoint)?.or_else(|| provider.fallback_logout()),
+            names_issuer: document.authorization_response_iss_parameter_supported,
+            // The specification's default is the header; LINE takes the body only and does not say so.
+            secret_in_body: provider.profile == Profile::Line
+                || methods.is_some_and(|all| all.iter().any(|method| method == "client_secret_post")),
+        })
+    }
+
+    /// Checks the `iss` parameter of a callback.
+    ///
+    /// # Errors
+    /// [`OidcError::WrongIssuer`]
+    pub fn check_issuer(&self, provider: &Provider, iss: Option<&str>) -> Result<(), OidcError> {
+        // Attack: mix-up. A code that another provider issued must not be sent to this one (RFC 9207).
+        match iss {
+            Some(iss) if iss != provider.issuer => Err(OidcError::WrongIssuer),
+            None if self.names_issuer => Err(OidcError::WrongIssuer),
+            _ => Ok(()),
+        }
+    }
+}
+
+struct Key {
+    id: Option<String>,
+    alg: Alg,
+    key: DecodingKey,
+}
+
+/// A provider's public keys.
+pub struct KeySet(Vec<Key>);
+
+impl KeySet {
+    /// Reads a JWK set (RFC 7517). Keys of other kinds, for encryption, or too weak are left out.
+    ///
+    /// # Errors
+    /// [`OidcError::Malformed`] when it is no set at all.
+    pub fn parse(json: &[u8]) -> Result<Self, OidcError> {
+        #[derive(Deserialize)]
+        struct Set {
+            keys: Vec<serde_json::Value>,
+        }
+        let malformed = OidcError::Malformed("key set");
+        if json.len() > MAX_DOCUMENT {
+            return Err(malformed);
+        }
+        let set: Set = serde_json::from_slice(json).map_err(|_| malformed)?;
+        let read = |jwk: &serde_json::Value| {
+            let text = |name: &str| jwk.get(name).and_then(serde_json::Value::as_str);
+            if text("use").is_some_and(|purpose| purpose != "sig") {
+                return None;
+            }
+            let (alg, key) = match text("kty")? {
+                "RSA" => {
+                    let (modulus, exponent) = (text("n")?, text("e")?);
+                    // Attack: a key short enough to be factored.
+                    if URL_SAFE_NO_PAD.decode(modulus).ok()?.len() < 256 {
+                        return None;
+                    }
+                    (Alg::Rs256, DecodingKey::from_rsa_components(modulus, exponent).ok()?)
+                }
+                "EC" if text("crv") == Some("P-256") => {
+                    (Alg::Es256, DecodingKey::from_ec_components(text("x")?, text("y")?).ok()?)
+                }
+                // Attack: a symmetric key in a published set would let anybody sign.
+                _ => return None,
+            };
+            if text("alg").is_some_and(|named| Alg::parse(named) != Some(alg)) {
+                return None;
+            }
+            Some(Key { id: text("kid").map(str::to_owned), alg, key })
+        };
+        Ok(Self(set.keys.iter().filter_map(read).take(MAX_KEYS).collect()))
+    }
+
+    /// The key of this id and algorithm; without an id the only one that fits.
+    fn find(&self, id: Option<&str>, alg: Alg) -> Option<&DecodingKey> {
+        let mut fitting = self.0.iter().filter(|key| key.alg == alg);
+        match id {
+            Some(id) => fitting.find(|key| key.id.as_deref() == Some(id)).map(|key| &key.key),
+            None => match (fitting.next(), fitting.next()) {
+                (Some(only), None) => Some(&only.key),
+                _ => None,
+            },
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Audience {
+    One(String),
+    Many(Vec<String>),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Truth {
+    Plain(bool),
+    Text(String),
+    Other(serde::de::IgnoredAny),
+}
+
+/// What is said of a person. No `Debug`: it is personal data.
+#[derive(Clone, Default, Deserialize)]
+pub struct Person {
+    /// E-mail address.
+    pub email: Option<String>,
+    #[serde(default, deserialize_with = "verified")]
+    email_verified: Option<bool>,
+    /// First name.
+    pub given_name: Option<String>,
+    /// Last name.
+    pub family_name: Option<String>,
+}
+
+/// Some providers write `"true"`. What is neither truth nor falsehood is no proof.
+fn verified<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
+    Ok(Some(match Truth::deserialize(deserializer)? {
+        Truth::Plain(truth) => truth,
+        Truth::Text(text) => text == "true",
+        Truth::Other(_) => false,
+    }))
+}
+
+impl Person {
+    /// Whether UserInfo might say more: there is no address, or no word on it and none of the operator's either.
+    pub fn is_incomplete(&self, provider: &Provider) -> bool {
+        self.email.is_none() || (self.email_verified.is_none() && !provider.trust_email)
+    }
+
+    /// How it is known that the address is the person's.
+    pub fn proof(&self, provider: &Provider) -> EmailProof {
+        match self.email_verified {
+            Some(true) => EmailProof::Verified,
+            // The operator's word fills a silence; it never outweighs the provider's no.
+            Some(false) => EmailProof::Unverified,
+            None if provider.trust_email => EmailProof::VouchedByOperator,
+            None => EmailProof::Unverified,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    iss: String,
+    sub: String,
+    aud: Audience,
+    azp: Option<String>,
+    exp: f64,
+    iat: f64,
+    nbf: Option<f64>,
+    nonce: Option<String>,
+    at_hash: Option<String>,
+    #[serde(flatten)]
+    person: Person,
+}
+
+/// Somebody whom the provider has proven. Made by [`check_id_token`] only.
+#[derive(Clone)]
+pub struct Proven {
+    /// The provider's name for the person, which never changes.
+    pub subject: String,
+    /// What else it says.
+    pub person: Person,
+}
+
+/// What an ID token must fit.
+pub struct Expected<'a> {
+    /// Who must have made it.
+    pub provider: &'a Provider,
+    /// Our secret there, with which LINE signs.
+    pub secret: &'a SecretString,
+    /// The nonce of this login.
+    pub nonce: &'a str,
+    /// The access token that came with it.
+    pub access_token: &'a SecretString,
+}
+
+/// Checks an ID token (OpenID Connect Core 1.0, sections 3.1.3.7 and 3.1.3.8).
+///
+/// # Errors
+/// [`OidcError`]; after [`OidcError::UnknownKey`] newer keys may help.
+pub fn check_id_token(
+    token: &str,
+    keys: Option<&KeySet>,
+    expected: &Expected<'_>,
+    now: Timestamp,
+) -> Result<Proven, OidcError> {
+    #[derive(Deserialize)]
+    struct Header {
+        alg: String,
+        kid: Option<String>,
+        crit: Option<serde::de::IgnoredAny>,
+    }
+    const MALFORMED: OidcError = OidcError::Malformed("ID token");
+    if token.len() > MAX_TOKEN {
+        return Err(MALFORMED);
+    }
+    let (signed, signature) = token.rsplit_once('.').ok_or(MALFORMED)?;
+    let (header, payload) = signed.split_once('.').filter(|(_, payload)| !payload.contains('.')).ok_or(MALFORMED)?;
+    let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| MALFORMED);
+    let header: Header = serde_json::from_slice(&decode(header)?).map_err(|_| MALFORMED)?;
+    // An extension that must be understood (RFC 7515, section 4.1.11); we understand none.
+    if header.crit.is_some() {
+        return Err(MALFORMED);
+    }
+    // Attack: `none`, and a public key offered as an HMAC secret. The header may only choose among what is configured.
+    let alg = Alg::parse(&header.alg)
+        .filter(|alg| expected.provider.algorithms.contains(alg))
+        .ok_or(OidcError::AlgorithmNotAllowed)?;
+    let verified = match alg {
+        Alg::Hs256 => {
+            let made = mac::sign(expected.secret.expose().as_bytes(), signed.as_bytes());
+            mac::equal(&made, &decode(signature)?)
+        }
+        Alg::Rs256 | Alg::Es256 => {
+            let key = keys.and_then(|keys| keys.find(header.kid.as_deref(), alg)).ok_or(OidcError::UnknownKey)?;
+            let alg = if alg == Alg::Rs256 { jsonwebtoken::Algorithm::RS256 } else { jsonwebtoken::Algorithm::ES256 };
+            jsonwebtoken::crypto::verify(signature, signed.as_bytes(), key, alg).unwrap_or(false)
+        }
+    };
+    if !verified {
+        return Err(OidcError::InvalidSignature);
+    }
+    let claims: Claims = serde_json::from_slice(&decode(payload)?).map_err(|_| MALFORMED)?;
+    check_claims(claims, expected, now)
+}
+
+fn check_claims(claims: Claims, expected: &Expected<'_>, now: Timestamp) -> Result<Proven, OidcError> {
+    let client = &expected.provider.client_id;
+    // Attack: a token of another provider, or of the same provider's other tenant.
+    if !expected.provider.is_issued_by(&claims.iss) {
+        return Err(OidcError::WrongIssuer);
+    }
+    // Attack: a token that the customer gave to another client of this provider, and that client passes on.
+    let for_us = match &claims.aud {
+        Audience::One(one) => one == client,
+        Audience::Many(many) => many.contains(client) && (many.len() == 1 || claims.azp.is_some()),
+    };
+    if !for_us || claims.azp.as_ref().is_some_and(|azp| azp != client) {
+        return Err(OidcError::WrongAudience);
+    }
+    #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are far below 2^52")]
+    let (seconds, leeway) = (now.secs() as f64, LEEWAY_SECS as f64);
+    #[expect(clippy::cast_precision_loss, reason = "ten minutes are far below 2^52")]
+    let oldest = seconds - MAX_AGE_SECS as f64 - leeway;
+    // Attack: an old token, taken from a log or a backup.
+    if seconds >= claims.exp + leeway {
+        return Err(OidcError::Expired);
+    }
+    let timely = (oldest..=seconds + leeway).contains(&claims.iat);
+    if !timely || claims.nbf.is_some_and(|nbf| nbf > seconds + leeway) {
+        return Err(OidcError::WrongTime);
+    }
+    // Attack: a code of another login, injected into this one, brings a token with another nonce.
+    if !claims.nonce.is_some_and(|nonce| mac::equal(nonce.as_bytes(), expected.nonce.as_bytes())) {
+        return Err(OidcError::WrongNonce);
+    }
+    // Attack: an access token of somebody else put beside this ID token, whose UserInfo would then be believed.
+    if let Some(hash) = &claims.at_hash {
+        let digest = Sha256::digest(expected.access_token.expose().as_bytes());
+        if !mac::equal(URL_SAFE_NO_PAD.encode(&digest[..16]).as_bytes(), hash.as_bytes()) {
+            return Err(OidcError::WrongAccessToken);
+        }
+    }
+    // The specification's limit for a subject.
+    if claims.sub.is_empty() || claims.sub.len() > 255 || claims.sub.chars().any(char::is_control) {
+        return Err(OidcError::Malformed("subject"));
+    }
+    Ok(Proven { subject: claims.sub, person: claims.person })
+}
+
+/// The answer to a code. No `Debug`: it is all secret.
+pub struct TokenAnswer {
+    /// Opens UserInfo.
+    pub access_token: SecretString,
+    /// Not yet checked.
+    pub id_token: SecretString,
+}
+
+impl TokenAnswer {
+    /// Reads the token endpoint's answer.
+    ///
+    /// # Errors
+    /// [`OidcError`]
+    pub fn parse(status: u16, json: &[u8]) -> Result<Self, OidcError> {
+        #[derive(Deserialize)]
+        struct Answer {
+            access_token: SecretString,
+            id_token: SecretString,
+        }
+        #[derive(Deserialize)]
+        struct Refusal {
+            error: String,
+        }
+        match status {
+            200 => serde_json::from_slice(json)
+                .map(|Answer { access_token, id_token }| Self { access_token, id_token })
+                .map_err(|_| OidcError::Malformed("token answer")),
+            500.. | 429 => Err(OidcError::Unreachable),
+            _ => match serde_json::from_slice::<Refusal>(json) {
+                Ok(refusal) if matches!(refusal.error.as_str(), "invalid_client" | "unauthorized_client") => {
+                    Err(OidcError::ClientRefused)
+                }
+                Err(_) if status == 401 => Err(OidcError::ClientRefused),
+                _ => Err(OidcError::CodeRefused),
+            },
+        }
+    }
+}
+
+/// Adds what UserInfo says to what the ID token left out (OpenID Connect Core 1.0, section 5.3).
+///
+/// # Errors
+/// [`OidcError::WrongSubject`], [`OidcError::Malformed`]
+pub fn merge_userinfo(proven: Proven, json: &[u8]) -> Result<Proven, OidcError> {
+    #[derive(Deserialize)]
+    struct UserInfo {
+        sub: String,
+        #[serde(flatten)]
+        person: Person,
+    }
+    let info: UserInfo = serde_json::from_slice(json).map_err(|_| OidcError::Malformed("UserInfo"))?;
+    // Attack: token substitution. UserInfo of another access token's owner.
+    if info.sub != proven.subject {
+        return Err(OidcError::WrongSubject);
+    }
+    // Address and proof come from one answer, never one from each.
+    let person = if info.person.email.is_some() { info.person } else { proven.person };
+    Ok(Proven { subject: proven.subject, person })
+}

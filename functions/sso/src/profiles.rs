@@ -1,0 +1,375 @@
+//! Which stores offer which OpenID providers, and what is peculiar to each provider.
+//!
+//! Everything comes from the setting `SSO_PROVIDERS`, never from a request: a request names a store and a provider, and
+//! finds what the operator has written or nothing. It must never hold a secret: a client secret is named here and lies in
+//! the secret store.
+
+use std::collections::BTreeMap;
+
+use gatehouse_shopify::ShopDomain;
+use gatehouse_shopify::multipass::{StoreDomain, StoreHosts};
+use serde::Deserialize;
+use url::Url;
+
+/// The longest name of a provider, in bytes.
+const MAX_NAME: usize = 32;
+
+/// The most stores, and the most providers of one store.
+const MAX_ENTRIES: usize = 100;
+
+/// A signature algorithm of ID tokens. `none` is not among them, and never will be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum Alg {
+    /// RSA PKCS #1 v1.5 with SHA-256.
+    #[serde(rename = "RS256")]
+    Rs256,
+    /// ECDSA on P-256 with SHA-256.
+    #[serde(rename = "ES256")]
+    Es256,
+    /// HMAC with SHA-256 under the client secret; LINE only.
+    #[serde(rename = "HS256")]
+    Hs256,
+}
+
+impl Alg {
+    /// As it stands in a token's header. `None` for every other algorithm.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "RS256" => Some(Self::Rs256),
+            "ES256" => Some(Self::Es256),
+            "HS256" => Some(Self::Hs256),
+            _ => None,
+        }
+    }
+}
+
+/// What kind of provider it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// Any provider with OpenID Connect Discovery.
+    Generic,
+    /// Auth0. Its issuer ends in a slash; its logout endpoint is `oidc/logout`, whether the discovery document names it or
+    /// not (<https://auth0.com/docs/authenticate/login/logout/log-users-out-of-auth0>).
+    Auth0,
+    /// Google. Old tokens name the issuer without `https://`
+    /// (<https://developers.google.com/identity/openid-connect/openid-connect>); it has no logout for its clients.
+    Google,
+    /// LINE Login v2.1: web logins get HS256 tokens under the channel secret, native ones ES256; there is no
+    /// `email_verified`, and the secret goes into the body
+    /// (<https://developers.line.biz/en/docs/line-login/verify-id-token/>).
+    Line,
+}
+
+impl Profile {
+    fn issuer(self) -> Option<&'static str> {
+        match self {
+            Self::Generic | Self::Auth0 => None,
+            Self::Google => Some("https://accounts.google.com"),
+            Self::Line => Some("https://access.line.me"),
+        }
+    }
+
+    fn algorithms(self) -> &'static [Alg] {
+        match self {
+            Self::Line => &[Alg::Hs256, Alg::Es256],
+            _ => &[Alg::Rs256],
+        }
+    }
+}
+
+/// One provider of one store.
+#[derive(Clone, Debug)]
+pub struct Provider {
+    /// Its name in links and logs.
+    pub name: String,
+    /// What kind it is.
+    pub profile: Profile,
+    /// Its issuer, exactly as its tokens name it.
+    pub issuer: String,
+    /// Us, at the provider.
+    pub client_id: String,
+    /// The member of the app's secret that holds the client secret.
+    pub secret: String,
+    /// What is asked for, separated by spaces.
+    pub scopes: String,
+    /// How its tokens may be signed.
+    pub algorithms: Vec<Alg>,
+    /// The `prompt` parameter of a first request.
+    pub prompt: Option<String>,
+    /// True when the operator vouches that this provider verifies every address, though it does not say so.
+    pub trust_email: bool,
+    /// What stands before the subject in Shopify's `identifier`; `None` sends no identifier.
+    pub namespace: Option<String>,
+    /// The provider's logout, where its discovery document does not name it.
+    pub end_session_endpoint: Option<Url>,
+}
+
+impl Provider {
+    /// Whether `issuer`, in an ID token, is this provider.
+    pub fn is_issued_by(&self, issuer: &str) -> bool {
+        issuer == self.issuer
+            || (self.profile == Profile::Google && self.issuer.strip_prefix("https://") == Some(issuer))
+    }
+
+    /// Where its discovery document lies (OpenID Connect Discovery 1.0, section 4).
+    pub fn discovery_url(&self) -> String {
+        format!("{}/.well-known/openid-configuration", self.issuer.trim_end_matches('/'))
+    }
+
+    /// The provider's own logout, where the document may leave it out.
+    pub fn fallback_logout(&self) -> Option<Url> {
+        self.end_session_endpoint.clone().or_else(|| match self.profile {
+            Profile::Auth0 => Url::parse(&self.issuer).ok()?.join("oidc/logout").ok(),
+            _ => None,
+        })
+    }
+}
+
+/// One store's customer login.
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// On which hosts it answers.
+    pub hosts: StoreHosts,
+    /// Its providers, the default one first; at least one.
+    pub providers: Vec<Provider>,
+    /// Whether a token is bound to the browser's IPv4 address.
+    pub bind_ip: bool,
+    /// Whether a customer whom the store already has, without an identifier, is given one through the Admin API.
+    pub link_existing: bool,
+}
+
+impl Store {
+    /// The provider of this name, or the first one.
+    pub fn provider(&self, name: Option<&str>) -> Option<&Provider> {
+        match name {
+            Some(name) => self.providers.iter().find(|provider| provider.name == name),
+            None => self.providers.first(),
+        }
+    }
+}
+
+/// All stores.
+#[derive(Clone, Debug, Default)]
+pub struct Stores(BTreeMap<ShopDomain, Store>);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoreText {
+    #[serde(default)]
+    hosts: Vec<String>,
+    providers: Vec<ProviderText>,
+    #[serde(default = "yes")]
+    bind_ip: bool,
+    #[serde(default)]
+    link_existing: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProviderText {
+    name: String,
+    profile: Profile,
+    issuer: Option<String>,
+    client_id: String,
+    secret: String,
+    scopes: Option<String>,
+    algorithms: Option<Vec<Alg>>,
+    prompt: Option<String>,
+    #[serde(default)]
+    trust_email: bool,
+    #[serde(default = "yes")]
+    identifier: bool,
+    namespace: Option<String>,
+    end_session_endpoint: Option<String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Stores {
+    /// What a wrong setting is told.
+    pub const RULE: &'static str = "must be JSON as in docs/CUSTOMER-LOGIN.md: stores by myshopify.com domain, each with \
+                                    providers; HS256 for LINE only; https issuers in production";
+
+    /// Reads the setting. `None` when anything is wrong: a login that is half configured is none.
+    pub fn parse(text: &str, https_only: bool) -> Option<Self> {
+        let texts: BTreeMap<String, StoreText> = serde_json::from_str(text).ok()?;
+        if texts.len() > MAX_ENTRIES {
+            return None;
+        }
+        let store = |(domain, text): (String, StoreText)| {
+            let shop = ShopDomain::parse(&domain).ok()?;
+            let mut hosts = text.hosts.iter().map(|host| StoreDomain::parse(host).ok()).collect::<Option<Vec<_>>>()?;
+            // The store answers under Shopify's name too; customers log in under its own where it has one.
+            hosts.push(StoreDomain::from(&shop));
+            let hosts = StoreHosts::new(hosts.remove(0), hosts);
+            let count = text.providers.len();
+            let providers: Vec<_> =
+                text.providers.into_iter().map(|p| provider(p, https_only)).collect::<Option<_>>()?;
+            let distinct = providers.iter().map(|p| p.name.as_str()).collect::<std::collections::BTreeSet<_>>();
+            if !(1..=MAX_ENTRIES).contains(&count) || distinct.len() != count {
+                return None;
+            }
+            Some((shop, Store { hosts, providers, bind_ip: text.bind_ip, link_existing: text.link_existing }))
+        };
+        texts.into_iter().map(store).collect::<Option<_>>().map(Self)
+    }
+
+    /// The login of one store, if it has one.
+    pub fn of(&self, shop: &ShopDomain) -> Option<&Store> {
+        self.0.get(shop)
+    }
+
+    /// All names of client secrets.
+    pub fn secrets(&self) -> impl Iterator<Item = &str> {
+        self.0.values().flat_map(|store| store.providers.iter().map(|provider| provider.secret.as_str()))
+    }
+}
+
+/// An address at a provider: https, or http where development allows it; nothing that hides another host.
+pub fn web_address(text: &str, https_only: bool) -> Option<Url> {
+    let url = Url::parse(text).ok()?;
+    let scheme = url.scheme() == "https" || (!https_only && url.scheme() == "http");
+    (scheme
+        && text.len() <= 2_000
+        && url.has_host()
+        && url.username().is_empty()
+        && url.password().is_none()
+        && url.fragment().is_none())
+    .then_some(url)
+}
+
+fn provider(text: ProviderText, https_only: bool) -> Option<Provider> {
+    let label = |text: &str| {
+        (1..=MAX_NAME).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b))
+    };
+    let visible = |text: &str| (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+    let words = |text: &str| text.len() <= 500 && text.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
+    let issuer = text.issuer.or_else(|| text.profile.issuer().map(str::to_owned))?;
+    let address = web_address(&issuer, https_only)?;
+    let algorithms = text.algorithms.unwrap_or_else(|| text.profile.algorithms().to_vec());
+    let scopes = text.scopes.unwrap_or_else(|| "openid profile email".to_owned());
+    let namespace = text.namespace.unwrap_or_else(|| text.name.clone());
+    let end_session_endpoint = match text.end_session_endpoint {
+        Some(address) => Some(web_address(&address, https_only)?),
+        None => None,
+    };
+    let good = label(&text.name)
+        && label(&namespace)
+        && visible(&text.client_id)
+        && visible(&text.secret)
+        && address.query().is_none()
+        && words(&scopes)
+        && scopes.split(' ').any(|scope| scope == "openid")
+        && !algorithms.is_empty()
+        // Attack: where HS256 is allowed beside RS256, the public key, which everybody has, would be the secret.
+        && (text.profile == Profile::Line || !algorithms.contains(&Alg::Hs256))
+        && text.prompt.as_deref().is_none_or(words);
+    good.then_some(Provider {
+        name: text.name,
+        profile: text.profile,
+        issuer,
+        client_id: text.client_id,
+        secret: text.secret,
+        scopes,
+        algorithms,
+        prompt: text.prompt,
+        trust_email: text.trust_email,
+        namespace: text.identifier.then_some(namespace),
+        end_session_endpoint,
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Two stores; the first has one provider of each profile.
+    pub(crate) const TEXT: &str = r#"{
+        "a.myshopify.com": {"hosts": ["shop.example.com"], "providers": [
+            {"name": "company", "profile": "generic", "issuer": "https://id.example.com", "client_id": "us", "secret": "s1"},
+            {"name": "auth0", "profile": "auth0", "issuer": "https://t.auth0.com/", "client_id": "us0", "secret": "s2"},
+            {"name": "google", "profile": "google", "client_id": "usg", "secret": "s3"},
+            {"name": "line", "profile": "line", "client_id": "165", "secret": "s4", "trust_email": true}]},
+        "b.myshopify.com": {"bind_ip": false, "link_existing": true, "providers": [
+            {"name": "company", "profile": "generic", "issuer": "https://id.example.com", "client_id": "usb", "secret": "s5",
+             "algorithms": ["ES256"], "identifier": false, "prompt": "login"}]}}"#;
+
+    pub(crate) fn stores() -> Stores {
+        Stores::parse(TEXT, true).unwrap()
+    }
+
+    pub(crate) fn shop(name: &str) -> ShopDomain {
+        ShopDomain::parse(&format!("{name}.myshopify.com")).unwrap()
+    }
+
+    pub(crate) fn provider_of(name: &str) -> Provider {
+        stores().of(&shop("a")).unwrap().provider(Some(name)).unwrap().clone()
+    }
+
+    #[test]
+    fn profiles_fill_in_what_they_know() {
+        let stores = stores();
+        let a = stores.of(&shop("a")).unwrap();
+        assert_eq!(a.hosts.login().as_str(), "shop.example.com");
+        assert_eq!(a.provider(None).unwrap().name, "company");
+        let line = a.provider(Some("line")).unwrap();
+        assert_eq!((line.issuer.as_str(), &line.algorithms[..]), ("https://access.line.me", &[Alg::Hs256, Alg::Es256][..]));
+        let auth0 = a.provider(Some("auth0")).unwrap();
+        assert_eq!(auth0.discovery_url(), "https://t.auth0.com/.well-known/openid-configuration");
+        assert_eq!(auth0.fallback_logout().unwrap().as_str(), "https://t.auth0.com/oidc/logout");
+        let google = a.provider(Some("google")).unwrap();
+        assert!(google.is_issued_by("accounts.google.com") && google.is_issued_by("https://accounts.google.com"));
+        assert!(!google.is_issued_by("https://accounts.google.com/"));
+        assert!(google.fallback_logout().is_none());
+        assert!(!a.provider(Some("company")).unwrap().is_issued_by("id.example.com"));
+        let b = stores.of(&shop("b")).unwrap();
+        assert_eq!(b.hosts.login().as_str(), "b.myshopify.com");
+        assert!(!b.bind_ip && b.link_existing && b.providers[0].namespace.is_none());
+        assert!(stores.of(&shop("c")).is_none() && a.provider(Some("x")).is_none());
+        assert_eq!(stores.secrets().count(), 5);
+    }
+
+    #[test]
+    fn half_a_configuration_is_none() {
+        let with = |from: &str, to: &str| {
+            assert!(TEXT.contains(from), "{from}");
+            Stores::parse(&TEXT.replacen(from, to, 1), true).is_some()
+        };
+        assert!(with("us0", "us1"));
+        for (from, to) in [
+            ("a.myshopify.com", "a.example.com"),
+            ("shop.example.com", "shop.example.com/path"),
+            ("https://id.example.com", "http://id.example.com"),
+            ("https://id.example.com", "https://user@id.example.com"),
+            ("https://id.example.com", "https://id.example.com?x=1"),
+            ("https://id.example.com", "id.example.com"),
+            (r#""algorithms": ["ES256"]"#, r#""algorithms": ["HS256"]"#),
+            (r#""algorithms": ["ES256"]"#, r#""algorithms": ["none"]"#),
+            (r#""algorithms": ["ES256"]"#, r#""algorithms": []"#),
+            (r#""algorithms": ["ES256"]"#, r#""scopes": "profile""#),
+            (r#""name": "auth0""#, r#""name": "company""#),
+            (r#""name": "auth0""#, r#""name": "Auth 0""#),
+            (r#""client_id": "us""#, r#""client_id": """#),
+            (r#""secret": "s1""#, r#""client_secret": "s1""#),
+            (r#""profile": "auth0""#, r#""profile": "okta""#),
+            (r#""prompt": "login""#, r#""prompt": "login\n""#),
+        ] {
+            assert!(!with(from, to), "{from} -> {to}");
+        }
+        assert!(Stores::parse(r#"{"a.myshopify.com":{"providers":[]}}"#, true).is_none());
+        assert!(Stores::parse(&TEXT.replace("https://id", "http://id"), false).is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "\\PC{0,200}") {
+            let _ = Stores::parse(&text, true);
+            let _ = web_address(&text, true);
+        }
+    }
+}
