@@ -35,3 +35,5 @@ mod privacy;
 mod queues;
 #[path = "e2e/smoke.rs"]
 mod smoke;
+#[path = "e2e/sso.rs"]
+mod sso;

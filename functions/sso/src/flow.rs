@@ -143,7 +143,11 @@ impl FlowError {
                 | Self::NotLinked
                 | Self::Unavailable
                 | Self::Oidc(
-                    E::ClientRefused | E::WrongAudience | E::InsecureEndpoint | E::AlgorithmNotAllowed | E::Malformed(_)
+                    E::ClientRefused
+                        | E::WrongAudience
+                        | E::InsecureEndpoint
+                        | E::AlgorithmNotAllowed
+                        | E::Malformed(_)
                 )
         )
     }
@@ -415,7 +419,13 @@ pub fn identifier(proven: &Proven, provider: &Provider) -> Option<String> {
 }
 
 /// Where a logout goes first: to the provider, if it has a logout, with the store's to follow.
-pub fn logout_url(wish: &Wish<'_>, metadata: &Metadata, done_uri: &str, secret: &SecretString, now: Timestamp) -> Option<Url> {
+pub fn logout_url(
+    wish: &Wish<'_>,
+    metadata: &Metadata,
+    done_uri: &str,
+    secret: &SecretString,
+    now: Timestamp,
+) -> Option<Url> {
     let mut url = metadata.end_session.clone()?;
     let to = wish.return_to.as_ref().map_or("", ReturnTo::as_str);
     let until = now.plus_secs(i64::from(MAX_AGE_SECS)).secs();

@@ -1,3 +1,7 @@
 //! Starts the `sso` function, nothing else.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    gatehouse_core::runtime::start("sso", sso::run)
+}

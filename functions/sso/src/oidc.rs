@@ -32,7 +32,9 @@ pub enum OidcError {
     #[error("the provider's {0} is malformed")]
     Malformed(&'static str),
     /// The discovery document, the token or the callback names another provider.
-    #[error("the issuer is another one than the configured one: check the provider's `issuer`, character for character")]
+    #[error(
+        "the issuer is another one than the configured one: check the provider's `issuer`, character for character"
+    )]
     WrongIssuer,
     /// An endpoint is not https.
     #[error("an endpoint in the discovery document is not an https address")]

@@ -318,7 +318,10 @@ pub(crate) mod tests {
         assert_eq!(a.hosts.login().as_str(), "shop.example.com");
         assert_eq!(a.provider(None).unwrap().name, "company");
         let line = a.provider(Some("line")).unwrap();
-        assert_eq!((line.issuer.as_str(), &line.algorithms[..]), ("https://access.line.me", &[Alg::Hs256, Alg::Es256][..]));
+        assert_eq!(
+            (line.issuer.as_str(), &line.algorithms[..]),
+            ("https://access.line.me", &[Alg::Hs256, Alg::Es256][..])
+        );
         let auth0 = a.provider(Some("auth0")).unwrap();
         assert_eq!(auth0.discovery_url(), "https://t.auth0.com/.well-known/openid-configuration");
         assert_eq!(auth0.fallback_logout().unwrap().as_str(), "https://t.auth0.com/oidc/logout");

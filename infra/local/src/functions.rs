@@ -38,7 +38,7 @@ const TEMPLATES: [Template; 7] = [
         settings: &[BASE, APP, SCOPES, SHOPIFY, VAULT, QUEUES, BUCKET, LAUNCH, FRONT],
     },
     Template { name: "keeper", timeout: JOB, memory_mb: 512, settings: keeper::Settings::NAMES },
-    Template { name: "sso", timeout: HTTP, memory_mb: 256, settings: &[BASE, APP, VAULT, LAUNCH, FRONT] },
+    Template { name: "sso", timeout: HTTP, memory_mb: 256, settings: sso::Settings::NAMES },
 ];
 
 /// The names of all functions; each is its package's and its binary's name too.

@@ -14,6 +14,7 @@ use std::time::Duration;
 use gatehouse_shopify::{SecretString, ShopDomain};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use sha2::Digest as _;
 
 pub mod aws;
 pub mod binaries;
@@ -76,6 +77,8 @@ pub struct App {
     pub client_secret: SecretString,
     /// The demo shop's Multipass secret.
     pub multipass_secret: SecretString,
+    /// The secret of the log-in function at the OpenID provider.
+    pub oidc_secret: SecretString,
     /// The demo shop.
     pub shop: ShopDomain,
     /// Access scopes that the app asks for, comma-separated.
@@ -387,11 +390,18 @@ impl Identity {
         Ok(identity)
     }
 
+    /// As good as random, and the same after a restart.
+    fn oidc_secret(&self) -> String {
+        let digest = sha2::Sha256::digest(format!("openid provider {}", self.multipass_secret));
+        hex::encode(&digest[..16])
+    }
+
     fn app(&self, scopes: String) -> App {
         App {
             client_id: self.client_id.clone(),
             client_secret: self.client_secret.as_str().into(),
             multipass_secret: self.multipass_secret.as_str().into(),
+            oidc_secret: self.oidc_secret().into(),
             shop: demo_shop(),
             scopes,
         }
@@ -474,6 +484,7 @@ async fn furnish(aws: &Aws, identity: &Identity) -> Result<(), StartError> {
             "client_secret": identity.client_secret,
             "previous_client_secrets": [],
             "multipass": { SHOP: identity.multipass_secret },
+            shopify::OIDC_SECRET: identity.oidc_secret(),
         });
         let input = json!({ "Name": SECRET, "SecretString": value.to_string() });
         aws.call("secretsmanager", "CreateSecret", &input).await?;
@@ -507,6 +518,7 @@ fn settings(addresses: &Addresses, identity: &Identity, port: u16) -> BTreeMap<S
         ("CALLBACK_URL", addresses.callback.clone()),
         ("API_URL", addresses.api.clone()),
         ("SSO_URL", addresses.sso.clone()),
+        ("SSO_PROVIDERS", shopify::sso_providers(SHOP, addresses).to_string()),
         ("TABLE_NAME", TABLE.to_owned()),
         ("KMS_KEY_ID", identity.kms_key_id.clone()),
         ("PRIVACY_QUEUE_URL", esm::queue_url("privacy")),

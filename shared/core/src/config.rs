@@ -76,7 +76,7 @@ pub static SETTINGS: &[Setting] = &[
     optional(
         "SSO_PROVIDERS",
         "JSON: the stores whose customers log in through an OpenID provider; docs/CUSTOMER-LOGIN.md has its form.",
-        "{\"a.myshopify.com\": {\"providers\": {\"google\": {\"profile\": \"google\", \"client_id\": \"…\", \"secret\": \"google_client_secret\"}}}}",
+        "{\"a.myshopify.com\":{\"providers\":[{\"name\":\"line\",\"profile\":\"line\",\"client_id\":\"1657\",\"secret\":\"line_secret\"}]}}",
     ),
     required("TABLE_NAME", "The DynamoDB table.", "gatehouse"),
     required("KMS_KEY_ID", "The KMS key that wraps each shop's data keys.", "alias/gatehouse"),

@@ -451,7 +451,9 @@ impl Page {
             .with_header(header::CONTENT_LANGUAGE, locale.tag())
             .with_code(self.code());
         match self {
-            Self::ShopifyDown | Self::Unavailable | Self::ProviderDown | Self::TooManyRequests => response.with_header(header::RETRY_AFTER, "60"),
+            Self::ShopifyDown | Self::Unavailable | Self::ProviderDown | Self::TooManyRequests => {
+                response.with_header(header::RETRY_AFTER, "60")
+            }
             Self::MethodNotAllowed => response.with_header(header::ALLOW, "GET, HEAD"),
             _ => response,
         }

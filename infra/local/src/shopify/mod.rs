@@ -28,6 +28,7 @@ mod storefront;
 mod tokens;
 mod webhooks;
 
+pub use oidc::{SECRET_NAME as OIDC_SECRET, sso_providers};
 use state::State;
 
 /// Requests above this many bytes are refused.
@@ -61,6 +62,8 @@ pub struct Config {
     pub shops: Vec<String>,
     /// Multipass secrets by shop; a shop without one has no Multipass.
     pub multipass: BTreeMap<String, String>,
+    /// The secret of the log-in function at the OpenID provider.
+    pub oidc_secret: String,
     /// Where each part answers.
     pub addresses: crate::Addresses,
     /// Where the stand-in's own state is kept between runs, if anywhere.
@@ -83,6 +86,7 @@ impl Config {
             redirect_urls: vec![format!("{callback}/"), callback],
             multipass: BTreeMap::from([(shop.clone(), house.app.multipass_secret.expose().to_owned())]),
             shops: vec![shop, "hinode-books.myshopify.com".to_owned()],
+            oidc_secret: house.app.oidc_secret.expose().to_owned(),
             addresses: house.addresses.clone(),
             state_file: house.keep.as_ref().map(|directory| directory.join("shopify.json")),
         }
@@ -515,6 +519,7 @@ mod tests {
             redirect_urls: vec![at("callback")],
             shops: vec![SHOP.to_owned()],
             multipass: BTreeMap::from([(SHOP.to_owned(), "multipass-secret".to_owned())]),
+            oidc_secret: "oidc-secret".to_owned(),
             addresses: crate::Addresses {
                 admin: at("admin"),
                 shopify: at("shopify"),

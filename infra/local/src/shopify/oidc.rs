@@ -44,10 +44,30 @@ struct Keys {
     pair: KeyPair,
 }
 
+/// Under which name the secret of the client lies in the app's secrets.
+pub const SECRET_NAME: &str = "oidc_client_secret";
+
+/// The setting `SSO_PROVIDERS` for a store that offers both issuers; LINE twice, with and without the operator's word for
+/// the addresses that LINE says nothing of.
+pub fn sso_providers(shop: &str, addresses: &crate::Addresses) -> Value {
+    let issuer = addresses.shopify.replacen("shopify.", "oidc.", 1);
+    let provider = |name: &str, profile: &str, issuer: &str, trust: bool| {
+        json!({
+            "name": name, "profile": profile, "issuer": issuer, "client_id": CLIENT_ID, "secret": SECRET_NAME,
+            "trust_email": trust,
+        })
+    };
+    let line = format!("{issuer}/line");
+    json!({ shop: { "providers": [
+        provider("company", "generic", &issuer, false),
+        provider("line", "line", &line, true),
+        provider("line-careful", "line", &line, false),
+    ] } })
+}
+
 #[derive(Default)]
 struct Held {
     keys: Option<Keys>,
-    secret: String,
     waiting: HashMap<String, Authorization>,
     codes: HashMap<String, Authorization>,
 }
@@ -58,11 +78,7 @@ pub(super) struct Provider(Mutex<Held>);
 
 impl Provider {
     fn with<T>(&self, work: impl FnOnce(&mut Held) -> T) -> T {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.secret.is_empty() {
-            held.secret = sign::random_hex(16);
-        }
-        work(&mut held)
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -79,7 +95,7 @@ impl Held {
 impl Standin {
     /// The client id and secret of the log-in function at the OpenID provider.
     pub fn oidc_client(&self) -> (String, String) {
-        (CLIENT_ID.to_owned(), self.oidc.with(|held| held.secret.clone()))
+        (CLIENT_ID.to_owned(), self.config.oidc_secret.clone())
     }
 
     /// Signs with another key from now on; the old one leaves the key set.
@@ -257,8 +273,8 @@ impl Standin {
         let issuer = self.oidc_issuer(line);
         let now = crate::now();
         self.oidc.with(|held| {
-            let known = given
-                .is_some_and(|(id, secret)| id == CLIENT_ID && sign::same(secret.as_bytes(), held.secret.as_bytes()));
+            let secret = self.config.oidc_secret.as_bytes();
+            let known = given.is_some_and(|(id, given)| id == CLIENT_ID && sign::same(given.as_bytes(), secret));
             if !known {
                 return refuse(StatusCode::UNAUTHORIZED, "invalid_client");
             }
@@ -301,7 +317,7 @@ impl Standin {
                 }
             }
             let id_token = if line {
-                sign::jwt(&held.secret, "HS256", &claims)
+                sign::jwt(&self.config.oidc_secret, "HS256", &claims)
             } else {
                 let hash = Sha256::digest(access_token.as_bytes());
                 claims["at_hash"] = json!(URL_SAFE_NO_PAD.encode(&hash[..16]));

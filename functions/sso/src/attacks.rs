@@ -1,0 +1,619 @@
+//! Every attack on a login that we know of, each in a test: none may get further than the check that names it.
+
+use std::net::IpAddr;
+use std::sync::LazyLock;
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use gatehouse_core::http::Location;
+use gatehouse_shopify::query::encode_component;
+use gatehouse_shopify::state::Nonce;
+use gatehouse_shopify::{ClientSecrets, SecretString, Timestamp, mac};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use crate::flow::{self, FlowError, Journey, wish};
+use crate::oidc::{
+    Expected, KeySet, LEEWAY_SECS, Metadata, OidcError, Proven, TokenAnswer, check_id_token, merge_userinfo,
+};
+use crate::profiles::Provider;
+use crate::profiles::tests::{provider_of, shop, stores};
+
+const NOW: Timestamp = Timestamp::from_secs(1_795_219_200);
+const NONCE: &str = "the-nonce-of-this-login";
+
+/// The provider's key, and a forger's.
+static EC_KEY: LazyLock<EcdsaKeyPair> = LazyLock::new(new_key);
+static OTHER_EC_KEY: LazyLock<EcdsaKeyPair> = LazyLock::new(new_key);
+/// The provider's key as it publishes it, under the id `k1`.
+static EC_PUBLIC: LazyLock<String> = LazyLock::new(|| {
+    let point = EC_KEY.public_key().as_ref();
+    let (x, y) = point[1..].split_at(32);
+    let coordinate = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    json!({"kty": "EC", "crv": "P-256", "kid": "k1", "use": "sig", "alg": "ES256", "x": coordinate(x), "y": coordinate(y)})
+        .to_string()
+});
+
+fn new_key() -> EcdsaKeyPair {
+    EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap()
+}
+
+fn secrets() -> ClientSecrets {
+    ClientSecrets::new("new".into(), vec!["old".into()]).unwrap()
+}
+
+fn es256(provider: &str) -> Provider {
+    Provider { algorithms: vec![crate::profiles::Alg::Es256], ..provider_of(provider) }
+}
+
+fn claims(provider: &Provider) -> Value {
+    let at = NOW.secs();
+    json!({
+        "iss": provider.issuer, "sub": "u-1", "aud": provider.client_id, "iat": at, "exp": at + 3_600, "nonce": NONCE,
+        "email": "visitor@example.com", "email_verified": true,
+    })
+}
+
+fn with(mut claims: Value, name: &str, value: Value) -> Value {
+    if value.is_null() {
+        claims.as_object_mut().unwrap().remove(name);
+    } else {
+        claims[name] = value;
+    }
+    claims
+}
+
+fn signed_part(header: &Value, claims: &Value) -> String {
+    format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()))
+}
+
+fn token(key: &EcdsaKeyPair, kid: &str, claims: &Value) -> String {
+    let signed = signed_part(&json!({"alg": "ES256", "kid": kid}), claims);
+    let signature = key.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+fn hs256(secret: &str, header: &Value, claims: &Value) -> String {
+    let signed = signed_part(header, claims);
+    let mac = mac::sign(secret.as_bytes(), signed.as_bytes());
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(mac))
+}
+
+fn keys() -> KeySet {
+    KeySet::parse(format!("{{\"keys\":[{}]}}", *EC_PUBLIC).as_bytes()).unwrap()
+}
+
+fn check_at(provider: &Provider, token: &str, now: Timestamp) -> Result<Proven, OidcError> {
+    let (secret, access) = (SecretString::from("client-secret"), SecretString::from("access"));
+    let expected = Expected { provider, secret: &secret, nonce: NONCE, access_token: &access };
+    check_id_token(token, Some(&keys()), &expected, now)
+}
+
+fn error(provider: &Provider, token: &str) -> Option<OidcError> {
+    check_at(provider, token, NOW).err()
+}
+
+#[test]
+fn a_good_token_is_taken() {
+    let provider = es256("company");
+    let proven = check_at(&provider, &token(&EC_KEY, "k1", &claims(&provider)), NOW).ok().unwrap();
+    assert_eq!(proven.subject, "u-1");
+    assert_eq!(proven.person.email.as_deref(), Some("visitor@example.com"));
+    let expected = {
+        use sha2::Digest as _;
+        URL_SAFE_NO_PAD.encode(&sha2::Sha256::digest(b"access")[..16])
+    };
+    let hashed = with(claims(&provider), "at_hash", json!(expected));
+    assert!(check_at(&provider, &token(&EC_KEY, "k1", &hashed), NOW).is_ok());
+}
+
+#[test]
+fn none_and_confused_algorithms() {
+    let provider = es256("company");
+    let good = claims(&provider);
+    let refused = Some(OidcError::AlgorithmNotAllowed);
+    for alg in ["none", "None", "NONE", "nOnE", "", "HS256", "HS384", "RS256", "PS256", "ES384", "EdDSA", "es256"] {
+        let unsigned = format!("{}.", signed_part(&json!({"alg": alg}), &good));
+        assert_eq!(error(&provider, &unsigned), refused, "{alg}");
+        // The public key, which everybody has, as an HMAC secret.
+        let confused = hs256(&EC_PUBLIC, &json!({"alg": alg, "kid": "k1"}), &good);
+        assert_eq!(error(&provider, &confused), refused, "{alg}");
+    }
+    // A key that the token brings along, or points to, is not looked at.
+    let own = json!({"alg": "ES256", "kid": "mine", "jwk": serde_json::from_str::<Value>(&EC_PUBLIC).unwrap(), "jku": "https://evil.com"});
+    assert_eq!(error(&provider, &format!("{}.AAAA", signed_part(&own, &good))), Some(OidcError::UnknownKey));
+    let critical = json!({"alg": "ES256", "kid": "k1", "crit": ["b64"], "b64": false});
+    assert!(matches!(
+        error(&provider, &format!("{}.AAAA", signed_part(&critical, &good))),
+        Some(OidcError::Malformed(_))
+    ));
+}
+
+#[test]
+fn line_signs_with_its_secret_and_nothing_else() {
+    let line = provider_of("line");
+    let plain = with(claims(&line), "email_verified", Value::Null);
+    let header = json!({"typ": "JWT", "alg": "HS256"});
+    assert!(check_at(&line, &hs256("client-secret", &header, &plain), NOW).is_ok());
+    assert_eq!(error(&line, &hs256("another", &header, &plain)), Some(OidcError::InvalidSignature));
+    assert_eq!(error(&line, &hs256("", &header, &plain)), Some(OidcError::InvalidSignature));
+    // The same token at a provider that signs with keys.
+    let company = provider_of("company");
+    let foreign = hs256("client-secret", &header, &claims(&company));
+    assert_eq!(error(&company, &foreign), Some(OidcError::AlgorithmNotAllowed));
+    // ES256, as native apps get it.
+    assert!(check_at(&line, &token(&EC_KEY, "k1", &plain), NOW).is_ok());
+}
+
+#[test]
+fn forged_and_withdrawn_keys() {
+    let provider = es256("company");
+    let good = claims(&provider);
+    assert_eq!(error(&provider, &token(&OTHER_EC_KEY, "k1", &good)), Some(OidcError::InvalidSignature));
+    // Stale keys: one that the set no longer holds is unknown, and only a newer set of the provider's could change that.
+    assert_eq!(error(&provider, &token(&EC_KEY, "k0", &good)), Some(OidcError::UnknownKey));
+    let text = token(&EC_KEY, "k1", &good);
+    for at in [0, text.len() / 2, text.len() - 10] {
+        let mut changed = text.clone();
+        let with = if &changed[at..=at] == "A" { "B" } else { "A" };
+        changed.replace_range(at..=at, with);
+        assert!(error(&provider, &changed).is_some(), "{at}");
+    }
+    let sets = [
+        json!({"keys": [{"kty": "oct", "k": "c2VjcmV0", "kid": "k1"}]}),
+        json!({"keys": [{"kty": "RSA", "n": "AQAB", "e": "AQAB", "kid": "k1"}]}),
+        json!({"keys": [{"kty": "EC", "crv": "P-384", "x": "AA", "y": "AA", "kid": "k1"}]}),
+        with_key("use", "enc"),
+        with_key("alg", "RS256"),
+        with_key("x", "%%%"),
+    ];
+    for set in sets {
+        let keys = KeySet::parse(set.to_string().as_bytes()).unwrap();
+        let (secret, access) = (SecretString::from("s"), SecretString::from("access"));
+        let expected = Expected { provider: &provider, secret: &secret, nonce: NONCE, access_token: &access };
+        assert_eq!(check_id_token(&text, Some(&keys), &expected, NOW).err(), Some(OidcError::UnknownKey), "{set}");
+        assert_eq!(check_id_token(&text, None, &expected, NOW).err(), Some(OidcError::UnknownKey));
+    }
+}
+
+fn with_key(name: &str, value: &str) -> Value {
+    let key: Value = serde_json::from_str(&EC_PUBLIC).unwrap();
+    json!({"keys": [with(key, name, json!(value))]})
+}
+
+#[test]
+fn tokens_of_others() {
+    let provider = es256("company");
+    let good = claims(&provider);
+    for (name, value, expected) in [
+        ("iss", json!("https://evil.com"), OidcError::WrongIssuer),
+        ("iss", json!("https://id.example.com/"), OidcError::WrongIssuer),
+        ("iss", json!("HTTPS://id.example.com"), OidcError::WrongIssuer),
+        ("iss", json!("id.example.com"), OidcError::WrongIssuer),
+        ("aud", json!("them"), OidcError::WrongAudience),
+        ("aud", json!(["them"]), OidcError::WrongAudience),
+        ("aud", json!([]), OidcError::WrongAudience),
+        ("aud", json!(["us", "them"]), OidcError::WrongAudience),
+        ("azp", json!("them"), OidcError::WrongAudience),
+        ("nonce", json!("another"), OidcError::WrongNonce),
+        ("nonce", Value::Null, OidcError::WrongNonce),
+        ("at_hash", json!("another"), OidcError::WrongAccessToken),
+        ("sub", json!(""), OidcError::Malformed("subject")),
+        ("sub", json!("a\nb"), OidcError::Malformed("subject")),
+        ("sub", json!("x".repeat(256)), OidcError::Malformed("subject")),
+    ] {
+        let text = token(&EC_KEY, "k1", &with(good.clone(), name, value.clone()));
+        assert_eq!(error(&provider, &text), Some(expected), "{name} {value}");
+    }
+    for name in ["iss", "sub", "aud", "exp", "iat"] {
+        let text = token(&EC_KEY, "k1", &with(good.clone(), name, Value::Null));
+        assert!(matches!(error(&provider, &text), Some(OidcError::Malformed(_))), "{name}");
+    }
+    let both = with(with(good, "aud", json!(["them", "us"])), "azp", json!("us"));
+    assert!(check_at(&provider, &token(&EC_KEY, "k1", &both), NOW).is_ok());
+}
+
+#[test]
+fn clocks_that_differ() {
+    let provider = es256("company");
+    let text = token(&EC_KEY, "k1", &with(claims(&provider), "exp", json!(NOW.secs() + 300)));
+    let at = |seconds| check_at(&provider, &text, NOW.plus_secs(seconds)).err();
+    assert_eq!(at(0), None);
+    assert_eq!(at(-LEEWAY_SECS), None);
+    assert_eq!(at(-LEEWAY_SECS - 1), Some(OidcError::WrongTime));
+    assert_eq!(at(300 + LEEWAY_SECS - 1), None);
+    assert_eq!(at(300 + LEEWAY_SECS), Some(OidcError::Expired));
+    // One that lives for a year, ten minutes later.
+    let long = token(&EC_KEY, "k1", &with(claims(&provider), "exp", json!(NOW.secs() + 31_536_000)));
+    assert_eq!(check_at(&provider, &long, NOW.plus_secs(661)).err(), Some(OidcError::WrongTime));
+    let later = token(&EC_KEY, "k1", &with(claims(&provider), "nbf", json!(NOW.secs() + 61)));
+    assert_eq!(error(&provider, &later), Some(OidcError::WrongTime));
+    for nonsense in [json!(1e300), json!(-1e300), json!("soon"), json!(null)] {
+        let odd = token(&EC_KEY, "k1", &with(claims(&provider), "iat", nonsense));
+        assert!(error(&provider, &odd).is_some());
+    }
+}
+
+fn journey(query: &str) -> Result<Journey, FlowError> {
+    Ok(Journey::begin(&wish(query, &stores())?, Nonce::new([0xa7; 32]), NOW))
+}
+
+fn cookie(journey: &Journey, secret: &str) -> String {
+    journey.set_cookie(&secret.into()).split(';').next().unwrap().to_owned()
+}
+
+fn returned(query: &str) -> Result<flow::Returned, FlowError> {
+    flow::returned(query, &journey("shop=a.myshopify.com").ok().unwrap())
+}
+
+fn state() -> String {
+    Nonce::new([0xa7; 32]).as_str().to_owned()
+}
+
+#[test]
+fn a_swapped_state() {
+    let good = format!("code=abc&state={}", state());
+    assert_eq!(returned(&good).ok().unwrap().code.ok().unwrap().expose(), "abc");
+    let other = Nonce::new([8; 32]);
+    for query in [
+        "code=abc".to_owned(),
+        "code=abc&state=".to_owned(),
+        format!("code=abc&state={}", other.as_str()),
+        format!("code=abc&state={}", state().to_uppercase()),
+        format!("code=abc&state={}x", state()),
+        format!("error=access_denied&state={}", other.as_str()),
+    ] {
+        assert_eq!(returned(&query).err(), Some(FlowError::StateMismatch), "{query}");
+    }
+    for query in [
+        format!("code=abc&state={0}&state={0}", state()),
+        format!("code=abc&code=def&state={}", state()),
+        format!("state={}", state()),
+        format!("code=&state={}", state()),
+        format!("code=a%0D%0Ab&state={}", state()),
+        format!("code={}&state={}", "x".repeat(5_000), state()),
+        "%ff=1".to_owned(),
+    ] {
+        assert_eq!(returned(&query).err(), Some(FlowError::BadRequest), "{query}");
+    }
+    let code = |query: String| returned(&query).ok().unwrap().code.err();
+    assert_eq!(code(format!("error=access_denied&state={}", state())), Some(FlowError::Cancelled));
+    assert_eq!(code(format!("error=server_error&code=abc&state={}", state())), Some(FlowError::ProviderError));
+}
+
+#[test]
+fn cookies_of_others() {
+    let good = journey("shop=a.myshopify.com&provider=google&return_to=/cart").ok().unwrap();
+    let secrets = secrets();
+    let read =
+        |cookie: &str, now| Journey::from_cookies([cookie], &secrets, now).map(|(j, s)| (j, s.expose().to_owned()));
+    let value = cookie(&good, "old");
+    let (back, secret) = read(&value, NOW).ok().unwrap();
+    assert!(back == good && secret == "old" && back.return_to() == Some("https://shop.example.com/cart"));
+    assert_eq!(read(&value, NOW.plus_secs(600)).err(), Some(FlowError::Expired));
+    assert_eq!(read("", NOW).err(), Some(FlowError::CookieMissing));
+    assert_eq!(read(&cookie(&good, "third"), NOW).err(), Some(FlowError::CookieInvalid));
+    assert_eq!(read(&format!("{value}; {value}"), NOW).err(), Some(FlowError::CookieInvalid));
+    let name = format!("{}=", flow::COOKIE.name);
+    assert_eq!(read(&format!("{name}AAAA.AAAA"), NOW).err(), Some(FlowError::CookieInvalid));
+    // One that the same app made for another purpose.
+    let state =
+        gatehouse_shopify::state::State::begin(Nonce::new([0xa7; 32]), shop("a"), None, NOW).seal(&"new".into());
+    assert_eq!(read(&format!("{name}{state}"), NOW).err(), Some(FlowError::CookieInvalid));
+    let set = good.set_cookie(&"new".into());
+    assert!(set.ends_with("; Path=/; Max-Age=600; HttpOnly; Secure; SameSite=Lax"), "{set}");
+}
+
+#[test]
+fn an_injected_code_meets_another_verifier_and_another_nonce() {
+    let one = Journey::begin(&wish("shop=a.myshopify.com", &stores()).ok().unwrap(), Nonce::new([1; 32]), NOW);
+    let other = Journey::begin(&wish("shop=a.myshopify.com", &stores()).ok().unwrap(), Nonce::new([2; 32]), NOW);
+    let key = SecretString::from("new");
+    assert!(one.verifier(&key).expose() != other.verifier(&key).expose() && one.nonce(&key) != other.nonce(&key));
+    assert!(one.verifier(&key).expose() != one.verifier(&"old".into()).expose());
+    assert_eq!(one.verifier(&key).expose().len(), 43);
+    // The cookie, which an attacker may read in their own browser, tells neither.
+    let carried = cookie(&one, "new");
+    let payload = carried.split_once('=').unwrap().1.split('.').next().unwrap();
+    let payload = String::from_utf8(URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap();
+    assert!(!payload.contains(one.verifier(&key).expose()) && !payload.contains(&one.nonce(&key)));
+    let metadata = Metadata::parse(&document(json!({})), &provider_of("company"), true).unwrap();
+    let url = one.authorize_url(&metadata, &provider_of("company"), "https://sso.example.org/callback", &key);
+    assert!(!url.as_str().contains(one.verifier(&key).expose()));
+    let pairs: std::collections::BTreeMap<_, _> = url.query_pairs().into_owned().collect();
+    assert_eq!(pairs["code_challenge_method"], "S256");
+    assert_eq!(pairs["nonce"], one.nonce(&key));
+    assert_eq!(pairs["response_type"], "code");
+    // A second round asks for consent, and there is no third.
+    let again = one.again(Nonce::new([3; 32]), NOW).unwrap();
+    let url = again.authorize_url(&metadata, &provider_of("company"), "https://sso.example.org/callback", &key);
+    assert!(url.query_pairs().any(|(name, value)| name == "prompt" && value == "consent"));
+    assert!(again.again(Nonce::new([4; 32]), NOW).is_none());
+}
+
+fn document(changes: Value) -> Vec<u8> {
+    let mut document = json!({
+        "issuer": "https://id.example.com",
+        "authorization_endpoint": "https://id.example.com/authorize?tenant=1",
+        "token_endpoint": "https://id.example.com/token",
+        "jwks_uri": "https://id.example.com/jwks",
+        "end_session_endpoint": "https://id.example.com/end",
+    });
+    for (name, value) in changes.as_object().unwrap() {
+        document[name] = value.clone();
+    }
+    document.to_string().into_bytes()
+}
+
+#[test]
+fn mixed_up_providers() {
+    let company = provider_of("company");
+    let parse = |changes| Metadata::parse(&document(changes), &company, true);
+    for other in ["https://evil.com", "https://id.example.com/", "http://id.example.com", ""] {
+        assert_eq!(parse(json!({"issuer": other})).err(), Some(OidcError::WrongIssuer), "{other}");
+    }
+    for name in ["authorization_endpoint", "token_endpoint", "jwks_uri", "userinfo_endpoint", "end_session_endpoint"] {
+        for bad in ["http://id.example.com/x", "javascript:alert(1)", "https://u:p@id.example.com/", "/x", ""] {
+            assert_eq!(parse(json!({name: bad})).err(), Some(OidcError::InsecureEndpoint), "{name} {bad}");
+        }
+    }
+    let silent = parse(json!({})).unwrap();
+    let naming = parse(json!({"authorization_response_iss_parameter_supported": true})).unwrap();
+    assert_eq!(silent.check_issuer(&company, None), Ok(()));
+    assert_eq!(silent.check_issuer(&company, Some("https://evil.com")), Err(OidcError::WrongIssuer));
+    assert_eq!(naming.check_issuer(&company, None), Err(OidcError::WrongIssuer));
+    assert_eq!(naming.check_issuer(&company, Some("https://id.example.com")), Ok(()));
+    // The provider of a callback is the cookie's: there is no parameter for it.
+    let journey = journey("shop=a.myshopify.com&provider=google").ok().unwrap();
+    let back = flow::returned(&format!("code=a&state={}&provider=company&shop=b.myshopify.com", state()), &journey);
+    assert!(back.is_ok() && journey.provider() == "google" && *journey.shop() == shop("a"));
+    assert!(silent.secret_in_body == Metadata::parse(&document(json!({})), &company, true).unwrap().secret_in_body);
+}
+
+#[test]
+fn how_the_secret_is_sent() {
+    let company = provider_of("company");
+    let in_body = |methods: Value| {
+        let changes = json!({"token_endpoint_auth_methods_supported": methods});
+        Metadata::parse(&document(changes), &company, true).unwrap().secret_in_body
+    };
+    assert!(!in_body(Value::Null) && !in_body(json!(["client_secret_basic"])));
+    assert!(in_body(json!(["client_secret_basic", "client_secret_post"])));
+    let line = Provider { issuer: company.issuer.clone(), ..provider_of("line") };
+    assert!(Metadata::parse(&document(json!({})), &line, true).unwrap().secret_in_body);
+}
+
+fn proven(changes: Value) -> Proven {
+    let provider = es256("company");
+    let mut all = claims(&provider);
+    for (name, value) in changes.as_object().unwrap() {
+        all = with(all, name, value.clone());
+    }
+    check_at(&provider, &token(&EC_KEY, "k1", &all), NOW).ok().unwrap()
+}
+
+fn payload(
+    proven: &Proven,
+    provider: &Provider,
+    ip: Option<&str>,
+) -> Result<gatehouse_shopify::multipass::Payload, FlowError> {
+    let stores = stores();
+    let ip: Option<IpAddr> = ip.map(|ip| ip.parse().unwrap());
+    flow::customer(proven, provider, stores.of(&shop("a")).unwrap(), Some("/cart"), ip).map(|c| c.payload(NOW))
+}
+
+#[test]
+fn addresses_that_nobody_verified() {
+    let company = provider_of("company");
+    let trusted = Provider { trust_email: true, ..provider_of("company") };
+    let outcome = |verified: Value, provider: &Provider| {
+        payload(&proven(json!({"email_verified": verified})), provider, None).err()
+    };
+    assert_eq!(outcome(json!(true), &company), None);
+    assert_eq!(outcome(json!("true"), &company), None);
+    for no in [json!(false), json!("false"), json!("yes"), json!(1), json!({}), json!([true])] {
+        assert_eq!(outcome(no.clone(), &company), Some(FlowError::EmailNotVerified), "{no}");
+        // The operator's word never outweighs the provider's no.
+        assert_eq!(outcome(no.clone(), &trusted), Some(FlowError::EmailNotVerified), "{no}");
+    }
+    assert_eq!(outcome(Value::Null, &company), Some(FlowError::EmailNotVerified));
+    assert_eq!(outcome(Value::Null, &trusted), None);
+    let of = |email: Value| payload(&proven(json!({"email": email})), &company, None).err();
+    assert_eq!(of(Value::Null), Some(FlowError::EmailMissing));
+    assert_eq!(of(json!("")), Some(FlowError::EmailMissing));
+    for odd in ["a", "a@b", "a@b.co\r\nx: y", "a@b.co, c@d.co", "v\u{456}sitor@example.com"] {
+        assert_eq!(of(json!(odd)), Some(FlowError::InvalidEmail), "{odd}");
+    }
+}
+
+#[test]
+fn userinfo_of_somebody_else() {
+    let bare = || proven(json!({"email": null, "email_verified": null}));
+    let info = |json: Value| merge_userinfo(bare(), json.to_string().as_bytes());
+    let merged = info(json!({"sub": "u-1", "email": "a@b.co", "email_verified": true})).ok().unwrap();
+    assert!(payload(&merged, &provider_of("company"), None).is_ok());
+    assert_eq!(info(json!({"sub": "u-2", "email": "a@b.co"})).err(), Some(OidcError::WrongSubject));
+    assert!(matches!(info(json!({"email": "a@b.co"})).err(), Some(OidcError::Malformed(_))));
+    // An address from one answer is never proven by the other.
+    let unproven = proven(json!({"email": "mine@example.com", "email_verified": null}));
+    let merged = merge_userinfo(unproven, json!({"sub": "u-1", "email_verified": true}).to_string().as_bytes());
+    assert_eq!(payload(&merged.ok().unwrap(), &provider_of("company"), None).err(), Some(FlowError::EmailNotVerified));
+}
+
+#[test]
+fn identifiers_are_the_providers_own() {
+    let of = |sub: &str, provider: &str| {
+        payload(&proven(json!({"sub": sub})), &provider_of(provider), None).ok().unwrap().identifier.unwrap()
+    };
+    assert_eq!(of("1", "company"), "company:1");
+    assert_eq!(of("1", "google"), "google:1");
+    let long = of(&"x".repeat(255), "company");
+    assert!(long.starts_with("company:sha256:") && long.len() < 100);
+    let none = Provider { namespace: None, ..provider_of("company") };
+    assert!(payload(&proven(json!({})), &none, None).ok().unwrap().identifier.is_none());
+    let named = proven(json!({"given_name": "Aoi", "family_name": "x\u{0}", "name": "not used"}));
+    let named = payload(&named, &none, None).ok().unwrap();
+    assert_eq!((named.first_name.as_deref(), named.last_name), (Some("Aoi"), None));
+    assert!(named.tag_string.is_none());
+}
+
+#[test]
+fn ipv6_clients_are_not_bound() {
+    let ip = |ip| payload(&proven(json!({})), &provider_of("company"), ip).ok().unwrap().remote_ip;
+    assert_eq!(ip(Some("203.0.113.7")).as_deref(), Some("203.0.113.7"));
+    assert_eq!(ip(Some("::ffff:203.0.113.7")).as_deref(), Some("203.0.113.7"));
+    assert_eq!(ip(Some("2001:db8::1")), None);
+    assert_eq!(ip(None), None);
+    let b = stores();
+    let customer = flow::customer(
+        &proven(json!({})),
+        &provider_of("company"),
+        b.of(&shop("b")).unwrap(),
+        None,
+        Some("203.0.113.7".parse().unwrap()),
+    );
+    assert!(customer.ok().unwrap().payload(NOW).remote_ip.is_none(), "switched off for this store");
+}
+
+#[test]
+fn pages_of_other_sites() {
+    for evil in [
+        "https://evil.com/",
+        "http://shop.example.com/",
+        "//evil.com",
+        "///evil.com",
+        "/\\evil.com",
+        "\\\\evil.com",
+        "https:/\\evil.com",
+        "https:evil.com",
+        "https:///evil.com",
+        "/\t/evil.com",
+        "https://shop.example.com@evil.com/",
+        "https://shop.example.com.evil.com/",
+        "https://evil.com#shop.example.com",
+        "https://evil.com?shop.example.com",
+        "https://shop.example.com:8443/",
+        "https://xshop.example.com/",
+        "https://b.myshopify.com/",
+        "javascript:alert(1)",
+        "data:text/html,x",
+        "https://shop.example.com\r\n/",
+        "/\r\nSet-Cookie: a=b",
+        "https://shop.example.c\u{43e}m/",
+        "https://shop%2eexample.com\\@evil.com/",
+        "pages/a",
+        " ",
+        "%2f%2fevil.com",
+        "/%0d%0aLocation:https://evil.com/\r\n",
+    ] {
+        let query = format!("shop=a.myshopify.com&return_to={}", encode_component(evil));
+        assert_eq!(wish(&query, &stores()).err(), Some(FlowError::ReturnToNotAllowed), "{evil:?}");
+    }
+    let long = format!("shop=a.myshopify.com&return_to=/{}", "x".repeat(2_000));
+    assert_eq!(wish(&long, &stores()).err(), Some(FlowError::ReturnToNotAllowed));
+    for (query, expected) in [
+        ("", FlowError::BadRequest),
+        ("shop=evil.com", FlowError::BadRequest),
+        ("shop=a.myshopify.com&shop=b.myshopify.com", FlowError::BadRequest),
+        ("shop=a.myshopify.com&return_to=/a&return_to=//evil.com", FlowError::BadRequest),
+        ("shop=c.myshopify.com", FlowError::NotOffered),
+        ("shop=a.myshopify.com&provider=evil", FlowError::NotOffered),
+    ] {
+        assert_eq!(wish(query, &stores()).err(), Some(expected), "{query}");
+    }
+    // The longest page that is taken fits into a cookie that a browser keeps.
+    let longest = journey(&format!("shop=a.myshopify.com&return_to=/{}", "x".repeat(1_950))).ok().unwrap();
+    let carried = cookie(&longest, "new");
+    assert!(carried.len() < 3_900);
+    assert!(Journey::from_cookies([carried.as_str()], &secrets(), NOW).is_ok());
+}
+
+#[test]
+fn a_logout_leads_to_the_store_only() {
+    let stores = stores();
+    let asked = wish("shop=a.myshopify.com&return_to=/pages/bye%3Fa=b", &stores).ok().unwrap();
+    let metadata = Metadata::parse(&document(json!({})), asked.provider, true).unwrap();
+    let done = "https://sso.example.org/logout/done";
+    let url = flow::logout_url(&asked, &metadata, done, &"new".into(), NOW).unwrap();
+    let pairs: std::collections::BTreeMap<_, _> = url.query_pairs().into_owned().collect();
+    assert_eq!((pairs["post_logout_redirect_uri"].as_str(), pairs["client_id"].as_str()), (done, "us"));
+    let back = |query: &str, seconds| flow::logged_out(query, &stores, &secrets(), NOW.plus_secs(seconds));
+    let state = format!("state={}", pairs["state"]);
+    let expected = "https://shop.example.com/account/logout?return_url=%2Fpages%2Fbye%3Fa%3Db";
+    assert_eq!(back(&state, 1), Ok(expected.to_owned()));
+    assert_eq!(back(&state, 600), Err(FlowError::Expired));
+    for forged in
+        ["", "state=", "state=https://evil.com", "state=AAAA.AAAA", &format!("{state}x"), &format!("{state}&{state}")]
+    {
+        assert_eq!(back(forged, 1), Err(FlowError::StateMismatch), "{forged}");
+    }
+    let google = wish("shop=a.myshopify.com&provider=google", &stores).ok().unwrap();
+    let plain = Metadata { end_session: None, ..metadata };
+    assert!(flow::logout_url(&google, &plain, done, &"new".into(), NOW).is_none());
+    assert_eq!(flow::store_logout_url(google.store, None), "https://shop.example.com/account/logout");
+}
+
+#[test]
+fn refusals_of_the_token_endpoint() {
+    let of = |status, body: &str| TokenAnswer::parse(status, body.as_bytes()).err();
+    assert_eq!(of(200, r#"{"access_token":"a","id_token":"b"}"#), None);
+    assert_eq!(of(200, r#"{"access_token":"a"}"#), Some(OidcError::Malformed("token answer")));
+    assert_eq!(of(400, r#"{"error":"invalid_grant"}"#), Some(OidcError::CodeRefused));
+    assert_eq!(of(401, r#"{"error":"invalid_client"}"#), Some(OidcError::ClientRefused));
+    assert_eq!(of(401, "<html>"), Some(OidcError::ClientRefused));
+    assert_eq!(of(302, ""), Some(OidcError::CodeRefused));
+    assert_eq!(of(503, ""), Some(OidcError::Unreachable));
+    assert_eq!(of(429, ""), Some(OidcError::Unreachable));
+}
+
+proptest! {
+    #[test]
+    fn no_query_makes_a_header_of_its_own(path in "[ -~\\r\\n\u{80}-\u{ff}]{0,60}") {
+        let query = format!("shop=a.myshopify.com&return_to={}", encode_component(&path));
+        if let Ok(wish) = wish(&query, &stores()) {
+            let journey = Journey::begin(&wish, Nonce::new([1; 32]), NOW);
+            prop_assert!(journey.set_cookie(&"new".into()).bytes().all(|b| b.is_ascii_graphic() || b == b' '));
+            prop_assert!(Location::parse(&journey.retry_path()).is_ok());
+            if let Some(to) = journey.return_to() {
+                let url = url::Url::parse(to).unwrap();
+                prop_assert!(["shop.example.com", "a.myshopify.com"].contains(&url.host_str().unwrap()));
+                prop_assert_eq!(url.scheme(), "https");
+            }
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused_without_a_panic(text in "\\PC{0,200}", bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let provider = es256("company");
+        prop_assert!(check_at(&provider, &text, NOW).is_err());
+        prop_assert!(Metadata::parse(&bytes, &provider, true).is_err());
+        let _ = (KeySet::parse(&bytes), TokenAnswer::parse(200, &bytes), returned(&text).is_ok());
+        let _ = (wish(&text, &stores()).is_ok(), flow::logged_out(&text, &stores(), &secrets(), NOW));
+        let forged = format!("{}={text}", flow::COOKIE.name);
+        prop_assert!(Journey::from_cookies([forged.as_str()], &secrets(), NOW).is_err());
+    }
+
+    #[test]
+    fn any_changed_character_of_a_token_is_refused(at in any::<prop::sample::Index>(), with in "[A-Za-z0-9_.-]") {
+        let provider = es256("company");
+        let mut text = token(&EC_KEY, "k1", &claims(&provider));
+        // The last character of 86 carries four bits that base64 does not use.
+        let at = at.index(text.len() - 1);
+        prop_assume!(text[at..=at] != *with);
+        text.replace_range(at..=at, &with);
+        prop_assert!(check_at(&provider, &text, NOW).is_err());
+    }
+
+    #[test]
+    fn journeys_round_trip(id in any::<[u8; 32]>(), page in "/[a-z0-9/?=&|%.-]{0,40}") {
+        let query = format!("shop=a.myshopify.com&return_to={}", encode_component(&page));
+        if let Ok(wish) = wish(&query, &stores()) {
+            let journey = Journey::begin(&wish, Nonce::new(id), NOW);
+            let carried = cookie(&journey, "new");
+            let (back, _) = Journey::from_cookies([carried.as_str()], &secrets(), NOW).ok().unwrap();
+            prop_assert!(back == journey);
+        }
+    }
+}
