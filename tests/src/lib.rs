@@ -168,5 +168,7 @@ fn client(local: &Local) -> reqwest::Client {
         // The resolver of most systems does not know `*.localhost`; browsers do.
         builder = builder.resolve(url.host_str().unwrap_or(""), SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     }
+    // The OpenID provider has no address of its own in the list: it comes with the stand-in.
+    builder = builder.resolve("oidc.localhost", SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     builder.build().expect("a client without special wishes")
 }
