@@ -1,11 +1,12 @@
 //! `gatehouse`, the operator's command: tokens, privacy, queues, settings, and whether a deployment is right.
 //!
 //! Settings come from the environment, as the functions' do, or with `--local` from a running `cargo run`. It must never:
-//! print a token, a secret or personal data beyond ids, or change anything that its name does not say.
+//! print a token, a secret or personal data beyond ids (but for `multipass`, which is for that), or change anything that its name does not say.
 #![expect(clippy::print_stdout, reason = "its answers go to standard output")]
 #![expect(clippy::print_stderr, reason = "what went wrong goes to standard error")]
 
 mod doctor;
+mod multipass;
 mod privacy;
 mod queue;
 mod target;
@@ -44,6 +45,9 @@ enum Command {
     /// What lies in the dead-letter queues, and sending it back.
     #[command(subcommand)]
     Queue(queue::Command),
+    /// Multipass tokens: what one says, and making one. The secret comes from a file or the environment's `SHOPIFY_SECRETS`.
+    #[command(subcommand)]
+    Multipass(multipass::Multipass),
     /// Checks a deployment from outside; exits with 1 when something is wrong. Changes nothing.
     Doctor(doctor::Arguments),
     /// Prints the table of all settings.
@@ -113,6 +117,7 @@ async fn run(arguments: Arguments) -> Result<bool, CliError> {
         Command::Tokens(command) => tokens::run(command, &target()?, json).await,
         Command::Privacy(command) => privacy::run(command, &target()?, json).await,
         Command::Queue(command) => queue::run(command, &target()?, json).await,
+        Command::Multipass(command) => Ok(multipass::run(command).await),
         Command::Doctor(command) => doctor::run(&command, &target()?, json).await,
     }
 }
