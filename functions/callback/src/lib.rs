@@ -172,7 +172,7 @@ impl Callback {
                     let agent = request.header("user-agent");
                     let decision = callback::decide(&request.raw_query, cookies, agent, secrets.client(), now);
                     match decision.outcome {
-                        Outcome::Refused(CallbackError::Oauth(OauthError::InvalidHmac)) => Err(decision),
+                        Outcome::Refused(CallbackError::Oauth(OauthError::InvalidHmac)) => Err(Box::new(decision)),
                         _ => Ok(decision),
                     }
                 },
@@ -180,7 +180,8 @@ impl Callback {
             )
             .await;
         let decision = match decided {
-            Ok(Ok(decision) | Err(decision)) => decision,
+            Ok(Ok(decision)) => decision,
+            Ok(Err(decision)) => *decision,
             Err(error) => {
                 tracing::error!(code = error.code(), "no secrets to verify with");
                 return request.page(Page::Unavailable);
@@ -236,7 +237,7 @@ impl Callback {
             tracing::warn!(shop = %exchange.shop, code = "missing_scopes", "fewer scopes were granted than are required");
             return self.retry_page(request, Page::WrongScopes, &exchange.shop).with_code("missing_scopes");
         }
-        self.into_the_app(request, &exchange.shop, exchange.host.as_ref(), exchange.return_path.as_ref()).await
+        self.open_the_app(request, &exchange.shop, exchange.host.as_ref(), exchange.return_path.as_ref()).await
     }
 
     async fn failed(&self, request: &Request, shop: &ShopDomain, error: &VaultError) -> Response {
@@ -270,7 +271,7 @@ impl Callback {
 
     /// Embedded: into the admin. Standalone: with a login cookie to the app on this site, or by Shopify's signed launch to
     /// one on another site, which this cookie does not reach.
-    async fn into_the_app(
+    async fn open_the_app(
         &self,
         request: &Request,
         shop: &ShopDomain,
