@@ -22,11 +22,12 @@ const LOCAL_ONLY: &[&str] = &["APP_BRIDGE_URL", "AWS_ENDPOINT_URL", "SHOPIFY_BRO
 
 /// What each function's code says that it reads.
 fn declared() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
-    let functions: [(&str, &[&[&str]]); 6] = [
+    let functions: [(&str, &[&[&str]]); 7] = [
         ("api", api::Settings::NAMES),
         ("callback", callback::Settings::NAMES),
         ("install", install::Settings::NAMES),
         ("keeper", keeper::Settings::NAMES),
+        ("sso", sso::Settings::NAMES),
         ("webhook", webhook::Settings::NAMES),
         ("worker", worker::NAMES),
     ];
