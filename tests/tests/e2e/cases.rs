@@ -401,7 +401,6 @@ fn address(base: &str, text: &str) -> (String, BTreeSet<(String, String)>) {
     (format!("{}{}", url.origin().ascii_serialization(), url.path()), url.query_pairs().into_owned().collect())
 }
 
-#[expect(clippy::too_many_lines, reason = "one arm for each word of the cases' expectations")]
 async fn page_case(case: &Value) -> Outcome {
     let (input, expect) = (&case["input"], &case["expect"]);
     let names = prepared(input).await;
