@@ -21,6 +21,8 @@ mod gateway;
 mod install;
 #[path = "e2e/journey.rs"]
 mod journey;
+#[path = "e2e/keeper.rs"]
+mod keeper;
 #[path = "e2e/lambda.rs"]
 mod lambda;
 #[path = "e2e/nonsense.rs"]
