@@ -1,0 +1,293 @@
+//! The command by its real binary, against a whole house, a healthy one and a deliberately broken one.
+#![expect(clippy::unwrap_used, reason = "a test that meets what it does not expect must fail")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use gatehouse_core::config::{AppSettings, BaseSettings, Reader, ShopifySettings, TableSettings, markdown_table};
+use gatehouse_core::privacy::{Kind, RequestId};
+use gatehouse_core::secrets::SecretStore;
+use gatehouse_core::store::{Due, Item, Key};
+use gatehouse_core::vault::{Imported, Vault};
+use gatehouse_core::{aws, clock};
+use gatehouse_local::Options;
+use gatehouse_shopify::{Scopes, ShopDomain};
+use gatehouse_tests::Harness;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// A house and the file in which it says where it is, changed as a test wishes.
+struct Desk {
+    directory: tempfile::TempDir,
+}
+
+impl Desk {
+    fn of(harness: &Harness, settings: &[(&str, &str)], addresses: &[(&str, &str)]) -> Self {
+        let mut running = json!({ "addresses": harness.local.addresses(), "settings": harness.local.settings() });
+        for (section, changes) in [("settings", settings), ("addresses", addresses)] {
+            for (name, value) in changes {
+                running[section][name] = json!(value);
+            }
+        }
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("running.json"), running.to_string()).unwrap();
+        Self { directory }
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.directory.path().join(name).display().to_string()
+    }
+
+    /// Runs the command; its exit code and its answer in JSON.
+    async fn run(&self, arguments: &[&str]) -> (i32, Value) {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_gatehouse"));
+        command.args(arguments).args(["--local", "--json", "--running", &self.file("running.json")]);
+        let output = command.current_dir(root()).env_clear().output().await.unwrap();
+        let text = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+        assert!(!text.contains("shpat_") && !text.contains("shprt_") && !text.contains("shpss_"), "{text}");
+        (output.status.code().unwrap(), serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    }
+}
+
+async fn quiet() -> Harness {
+    Harness::without_build(Options { mappings: false, ..Options::default() }).await
+}
+
+async fn vault(harness: &Harness) -> Vault {
+    let settings = harness.local.settings().clone();
+    let (base, app, table, shopify) = Reader::read(
+        move |name| settings.get(name).cloned(),
+        |reader| {
+            let (base, app) = (BaseSettings::read(reader), AppSettings::read(reader));
+            let (table, shopify) = (TableSettings::read(reader), ShopifySettings::read(reader));
+            Some((base?, app?, table?, shopify?))
+        },
+    )
+    .unwrap();
+    let config = aws::local_config(&base, aws::Patience::Request).await;
+    let secrets = Arc::new(SecretStore::new(aws::secrets_manager(&config), app.secrets_id.clone()));
+    Vault::connect(&config, &app, &table, &shopify, secrets).unwrap()
+}
+
+fn shop(name: &str) -> ShopDomain {
+    ShopDomain::parse(&format!("{name}.myshopify.com")).unwrap()
+}
+
+/// Puts a token that does not expire into the vault, as another program has got it once.
+async fn import(harness: &Harness, vault: &Vault, shop: &ShopDomain) {
+    let act = async |name: &str| {
+        harness.local.shopify().act(name, &json!({ "shop": shop.as_str(), "wait": false })).await.unwrap()
+    };
+    act("install_now").await;
+    let code = act("code").await["code"].clone();
+    let secret = harness.local.shopify().secrets().remove(0);
+    let body = json!({ "client_id": harness.local.app().client_id, "client_secret": secret, "code": code });
+    let url = format!("{}/admin/oauth/access_token", harness.setting("SHOPIFY_ENDPOINT_URL"));
+    let request = harness.http.post(url).header("host", shop.as_str()).header("content-type", "application/json");
+    let answer = request.body(body.to_string()).send().await.unwrap().text().await.unwrap();
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    let imported = Imported {
+        access: answer["access_token"].as_str().unwrap().into(),
+        access_expires: None,
+        refresh: None,
+        refresh_expires: None,
+        scopes: Scopes::parse("read_customers,read_orders"),
+        acquired_at: clock::now().plus_secs(-86_400),
+    };
+    assert!(vault.import(shop, &imported).await.unwrap());
+}
+
+#[tokio::test]
+async fn the_readme_has_the_table_of_settings() {
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_gatehouse")).arg("settings").output().await.unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(printed, markdown_table());
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let (_, after) = readme.split_once("<!-- settings:").unwrap();
+    let (_, after) = after.split_once("-->\n").unwrap();
+    let (table, _) = after.split_once("<!-- /settings -->").unwrap();
+    assert_eq!(table.trim(), printed.trim(), "run `cargo gatehouse settings` and put its answer there");
+}
+
+#[tokio::test]
+async fn a_migration_tries_stops_goes_on_and_may_be_run_twice() {
+    let harness = quiet().await;
+    let vault = vault(&harness).await;
+    for name in ["gatehouse-demo", "hinode-books"] {
+        import(&harness, &vault, &shop(name)).await;
+    }
+    let desk = Desk::of(&harness, &[], &[]);
+    let state = desk.file("migrate.json");
+    let migrate = ["tokens", "migrate", "--rate", "100", "--state", &state];
+    let (code, tried) = desk.run(&[&migrate[..], &["--dry-run"]].concat()).await;
+    assert_eq!((code, &tried["found"], &tried["migrated"]), (0, &json!(2), &json!(0)), "{tried}");
+    assert!(!Path::new(&state).exists() && vault.installation(&shop("hinode-books")).await.unwrap().unwrap().is_non_expiring());
+    let (_, first) = desk.run(&[&migrate[..], &["--most", "1"]].concat()).await;
+    assert_eq!((&first["migrated"], &first["finished"]), (&json!(1), &json!(false)), "{first}");
+    assert!(Path::new(&state).exists());
+    let (_, second) = desk.run(&migrate).await;
+    assert_eq!((&second["resumed"], &second["migrated"], &second["finished"]), (&json!(true), &json!(1), &json!(true)), "{second}");
+    assert!(!Path::new(&state).exists());
+    let (code, again) = desk.run(&migrate).await;
+    assert_eq!((code, &again["found"], &again["migrated"]), (0, &json!(0), &json!(0)), "{again}");
+    let calls = harness.local.aws().calls();
+    assert_eq!(calls.get("dynamodb.Scan"), None);
+    let (_, status) = desk.run(&["tokens", "status"]).await;
+    assert_eq!(status["states"], json!({ "live": 2 }), "{status}");
+    assert_eq!(status["soonest"].as_array().map(Vec::len), Some(2));
+}
+
+#[tokio::test]
+async fn a_migration_that_fails_says_where_and_is_not_called_a_success() {
+    let harness = quiet().await;
+    let vault = vault(&harness).await;
+    import(&harness, &vault, &shop("hinode-books")).await;
+    let fault = json!({ "shop": "hinode-books.myshopify.com", "kind": "status", "status": 403, "count": 50 });
+    harness.local.shopify().act("fault", &fault).await.unwrap();
+    let desk = Desk::of(&harness, &[], &[]);
+    let state = desk.file("migrate.json");
+    let (code, report) = desk.run(&["tokens", "migrate", "--state", &state]).await;
+    assert_eq!((code, &report["failed"][0]["shop"]), (1, &json!("hinode-books.myshopify.com")), "{report}");
+}
+
+#[tokio::test]
+async fn dead_letters_are_shown_without_their_bodies_and_sent_back() {
+    let harness = quiet().await;
+    let letter = json!({
+        "v": 1, "source": "https", "shop": "one.myshopify.com", "topic": "customers/update", "webhook_id": "w-1",
+        "received_at": "2026-11-22T05:00:00Z", "secret_generation": 0,
+        "body": { "inline": "{\"email\":\"someone@example.com\"}" },
+    });
+    harness.enqueue("events-dlq", &letter.to_string()).await;
+    let desk = Desk::of(&harness, &[], &[]);
+    for _ in 0..2 {
+        let (code, shown) = desk.run(&["queue", "peek", "events"]).await;
+        assert_eq!((code, &shown["messages"][0]["webhook_id"]), (0, &json!("w-1")), "{shown}");
+        assert!(!shown.to_string().contains("someone"));
+    }
+    let (code, answer) = desk.run(&["queue", "redrive", "events"]).await;
+    assert_eq!(code, 0, "{answer}");
+    gatehouse_tests::until("the letter is back", async || (harness.depth("events").await == 1).then_some(())).await;
+    assert_eq!(harness.depth("events-dlq").await, 0);
+}
+
+#[tokio::test]
+async fn the_ledger_is_shown_as_it_stands() {
+    let harness = quiet().await;
+    let vault = vault(&harness).await;
+    let (of, now) = (shop("one"), clock::now());
+    let id = RequestId::new(now, Kind::ShopRedact, "w-1");
+    let due = now.plus_secs(30 * 86_400);
+    let item = Item::new()
+        .text("id", id.to_string())
+        .text("shop", of.as_str())
+        .text("state", "received")
+        .text("webhook_id", "w-1")
+        .time("triggered_at", now)
+        .time("received_at", now)
+        .time("updated_at", now)
+        .time("due_by", due)
+        .text("due_shard", Due::Request.shard_of(&of))
+        .number("due_at", due.secs());
+    vault.table().put(&Key::ledger(&of, now, "shop/redact", "w-1"), item, None).await.unwrap();
+    let desk = Desk::of(&harness, &[], &[]);
+    for arguments in [&["privacy", "list"][..], &["privacy", "list", "--shop", "one.myshopify.com"][..]] {
+        let (code, list) = desk.run(arguments).await;
+        assert_eq!((code, &list[0]["id"]), (0, &json!(id.to_string())), "{list}");
+    }
+    let (code, shown) = desk.run(&["privacy", "show", "one.myshopify.com", &id.to_string()]).await;
+    assert_eq!((code, &shown["topic"], &shown["state"]), (0, &json!("shop/redact"), &json!("received")), "{shown}");
+    assert_eq!(desk.run(&["privacy", "show", "one.myshopify.com", "nonsense"]).await.0, 2);
+    assert_eq!(desk.run(&["privacy", "show", "evil.com", &id.to_string()]).await.0, 2);
+}
+
+/// The names of the checks by verdict.
+fn by_verdict(report: &Value) -> BTreeMap<String, BTreeSet<String>> {
+    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for check in report["checks"].as_array().unwrap_or_else(|| panic!("{report}")) {
+        let verdict = check["verdict"].as_str().unwrap().to_owned();
+        found.entry(verdict).or_default().insert(check["check"].as_str().unwrap().to_owned());
+    }
+    found
+}
+
+/// A server that does everything wrong: 200 to all, open to all, and its clock stands still.
+async fn careless() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut request = [0; 8192];
+                let _ = stream.read(&mut request).await;
+                let answer = "HTTP/1.1 200 OK\r\naccess-control-allow-origin: *\r\nconnection: close\r\n\
+                              content-security-policy: frame-ancestors *\r\ncontent-length: 2\r\n\
+                              date: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\nhi";
+                let _ = stream.write_all(answer.as_bytes()).await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn the_doctor_finds_a_healthy_house_healthy_and_sees_every_check_fail() {
+    let harness = Harness::with(Options { mappings: false, ..Options::default() }).await;
+    // The house has the stand-in's optional scopes; the app's file has none.
+    let desk = Desk::of(&harness, &[("SHOPIFY_OPTIONAL_SCOPES", "")], &[]);
+    let before = (harness.whole_table().await, harness.depth("privacy").await, harness.depth("events").await);
+    let (code, healthy) = desk.run(&["doctor"]).await;
+    let verdicts = by_verdict(&healthy);
+    assert_eq!((code, &healthy["healthy"], verdicts.get("WRONG")), (0, &json!(true), None), "{healthy:#}");
+    let after = (harness.whole_table().await, harness.depth("privacy").await, harness.depth("events").await);
+    assert_eq!(before, after, "it changes nothing");
+    let right = verdicts["ok"].clone();
+    assert!(right.len() >= 25, "{right:?}");
+
+    let careless = careless().await;
+    harness.enqueue("events-dlq", "{}").await;
+    harness.enqueue("privacy-dlq", "{}").await;
+    let directory = tempfile::tempdir().unwrap();
+    let app = directory.path().join("shopify.app.toml");
+    let text = "embedded = false\n[access_scopes]\nscopes = \"write_products\"\noptional_scopes = [\"read_themes\"]\n\
+                [webhooks]\napi_version = \"2026-07\"\n";
+    std::fs::write(&app, text).unwrap();
+    let app = app.display().to_string();
+    let doors = [("APP_URL", &*careless), ("CALLBACK_URL", &*careless), ("API_URL", &*careless)];
+    let mut wrong = BTreeSet::new();
+    let missing = "00000000-0000-0000-0000-000000000000";
+    let inside = [("SHOPIFY_SECRETS", "nothing"), ("TABLE_NAME", "nothing"), ("KMS_KEY_ID", missing)];
+    for (settings, addresses) in [
+        (doors.to_vec(), vec![("webhook", &*careless)]),
+        (inside.to_vec(), vec![]),
+        (vec![("TABLE_NAME", "")], vec![]),
+        (vec![("APP_URL", "no address")], vec![]),
+    ] {
+        let desk = Desk::of(&harness, &settings, &addresses);
+        let (code, report) = desk.run(&["doctor", "--app", &app]).await;
+        assert_eq!((code, &report["healthy"]), (1, &json!(false)), "{report:#}");
+        wrong.extend(by_verdict(&report).remove("WRONG").unwrap_or_default());
+    }
+    let unseen: Vec<_> = right.difference(&wrong).collect();
+    assert!(unseen.is_empty(), "never seen failing: {unseen:?}");
+
+    let desk = Desk::of(&harness, &[], &[]);
+    let (_, report) = desk.run(&["doctor", "--webhook", "https://127.0.0.1:9"]).await;
+    assert!(by_verdict(&report)["WRONG"].contains("TLS: webhooks"), "{report:#}");
+}
+
+#[tokio::test]
+async fn without_a_house_it_says_what_to_do() {
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_gatehouse"))
+        .args(["tokens", "status", "--local", "--running", "nowhere/running.json"])
+        .output()
+        .await
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("cargo run"));
+}
