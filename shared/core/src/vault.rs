@@ -348,8 +348,11 @@ impl Vault {
         if self.parts.mode == life::Mode::AsStored || !installation.is_non_expiring() {
             return Ok(false);
         }
-        self.live_token(shop, deadline).await?;
-        Ok(true)
+        // The original lives on when Shopify does not exchange it now: then there is a token, and no migration.
+        match self.live_token(shop, deadline).await?.expires {
+            Some(_) => Ok(true),
+            None => Err(VaultError::RetryLater(life::Failure::Unavailable)),
+        }
     }
 
     /// Takes over a shop's token from another session store; one that does not expire is migrated on first use. False when
