@@ -170,7 +170,10 @@ fn client(settings: &Outside, webhook: Option<&str>) -> Result<Client, CliError>
 
 /// An answer, or why there is none.
 async fn ask(client: &Client, method: Method, url: &str, headers: &[(&str, &str)]) -> Result<Response, String> {
-    let mut request = client.request(method, url);
+    let mut request = client.request(method.clone(), url);
+    if method == Method::POST {
+        request = request.body("{}");
+    }
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
@@ -244,7 +247,15 @@ async fn doors(checks: &mut Checks, client: &Client, settings: &Outside, webhook
     }
     let launch = format!("{app}/?embedded=1&shop={NOBODY}&timestamp=1&hmac={}", "0".repeat(64));
     let answer = ask(client, Method::GET, &launch, &[]).await;
-    status(checks, "a launch without a proof shows no app", answer, &[302, 303, 307, 400, 401, 403]);
+    match answer {
+        Ok(response) => {
+            // A page that fetches an ID token is right; one that is the app is not.
+            let body = response.text().await.unwrap_or_default();
+            let right = !body.contains("data-standalone");
+            checks.expect("a launch without a proof shows no app", right, "it answers with the app's document");
+        }
+        Err(why) => checks.push("a launch without a proof shows no app", Verdict::Wrong, why),
+    }
     let callback = format!("{callback}/?shop={NOBODY}&code=x&state=x&timestamp=1&hmac={}", "0".repeat(64));
     let answer = ask(client, Method::GET, &callback, &[]).await;
     status(checks, "a forged callback is refused", answer, &[400, 401, 403]);

@@ -126,12 +126,19 @@ async fn a_migration_tries_stops_goes_on_and_may_be_run_twice() {
     let migrate = ["tokens", "migrate", "--rate", "100", "--state", &state];
     let (code, tried) = desk.run(&[&migrate[..], &["--dry-run"]].concat()).await;
     assert_eq!((code, &tried["found"], &tried["migrated"]), (0, &json!(2), &json!(0)), "{tried}");
-    assert!(!Path::new(&state).exists() && vault.installation(&shop("hinode-books")).await.unwrap().unwrap().is_non_expiring());
+    assert!(
+        !Path::new(&state).exists()
+            && vault.installation(&shop("hinode-books")).await.unwrap().unwrap().is_non_expiring()
+    );
     let (_, first) = desk.run(&[&migrate[..], &["--most", "1"]].concat()).await;
     assert_eq!((&first["migrated"], &first["finished"]), (&json!(1), &json!(false)), "{first}");
     assert!(Path::new(&state).exists());
     let (_, second) = desk.run(&migrate).await;
-    assert_eq!((&second["resumed"], &second["migrated"], &second["finished"]), (&json!(true), &json!(1), &json!(true)), "{second}");
+    assert_eq!(
+        (&second["resumed"], &second["migrated"], &second["finished"]),
+        (&json!(true), &json!(1), &json!(true)),
+        "{second}"
+    );
     assert!(!Path::new(&state).exists());
     let (code, again) = desk.run(&migrate).await;
     assert_eq!((code, &again["found"], &again["migrated"]), (0, &json!(0), &json!(0)), "{again}");
@@ -229,8 +236,8 @@ async fn careless() -> String {
                 let mut request = [0; 8192];
                 let _ = stream.read(&mut request).await;
                 let answer = "HTTP/1.1 200 OK\r\naccess-control-allow-origin: *\r\nconnection: close\r\n\
-                              content-security-policy: frame-ancestors *\r\ncontent-length: 2\r\n\
-                              date: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\nhi";
+                              content-security-policy: frame-ancestors *\r\ncontent-length: 15\r\n\
+                              date: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\ndata-standalone";
                 let _ = stream.write_all(answer.as_bytes()).await;
             });
         }
@@ -270,6 +277,7 @@ async fn the_doctor_finds_a_healthy_house_healthy_and_sees_every_check_fail() {
         (inside.to_vec(), vec![]),
         (vec![("TABLE_NAME", "")], vec![]),
         (vec![("APP_URL", "no address")], vec![]),
+        (vec![("APP_URL", "http://127.0.0.1:9")], vec![]),
     ] {
         let desk = Desk::of(&harness, &settings, &addresses);
         let (code, report) = desk.run(&["doctor", "--app", &app]).await;
