@@ -210,6 +210,24 @@ const requests = paged("/v1/privacy/requests", words.requests, [words.topic, wor
   date(request.received_at), date(request.due_at), exportCell(request),
 ]);
 
+/** The export's file, part by part: one answer of the API holds 3 MiB at most. */
+async function wholeExport(id) {
+  const size = 3 * 1024 * 1024;
+  const parts = [];
+  for (let first = 0, total = 1; first < total; ) {
+    const response = await call(`/v1/privacy/requests/${encodeURIComponent(id)}/export`, {
+      headers: { Range: `bytes=${first}-${first + size - 1}` },
+    });
+    const part = await response.blob();
+    const range = /^bytes (\d+)-(\d+)\/(\d+)$/.exec(response.headers.get("Content-Range") || "");
+    parts.push(part);
+    if (!range || part.size === 0) break;
+    first = Number(range[2]) + 1;
+    total = Number(range[3]);
+  }
+  return new Blob(parts, { type: "application/json" });
+}
+
 function exportCell(request) {
   if (!request.export) return "–";
   if (!request.export.ready) return words.expired;
@@ -217,8 +235,7 @@ function exportCell(request) {
     const pressed = event.currentTarget;
     pressed.disabled = true;
     try {
-      const response = await call(`/v1/privacy/requests/${encodeURIComponent(request.id)}/export`);
-      const url = URL.createObjectURL(await response.blob());
+      const url = URL.createObjectURL(await wholeExport(request.id));
       const link = element("a", "", { href: url, download: `customer-data-${request.id}.json` });
       document.body.append(link);
       link.click();
