@@ -239,7 +239,7 @@ impl Sso {
         if store.link_existing {
             self.link(request, journey, provider, &proven).await?;
         }
-        self.into_the_store(journey, store, &customer).await
+        self.to_the_store(journey, store, &customer).await
     }
 
     async fn link(
@@ -268,7 +268,7 @@ impl Sso {
     }
 
     /// The token, made at this moment, and off to the store with it.
-    async fn into_the_store(
+    async fn to_the_store(
         &self,
         journey: &Journey,
         store: &Store,

@@ -48,7 +48,7 @@ impl Limiter {
 /// An IPv4 address, or the /64 that one IPv6 customer has.
 fn network(ip: Option<IpAddr>) -> u128 {
     match ip.map(|ip| ip.to_canonical()) {
-        Some(IpAddr::V4(ip)) => u128::from(ip.to_ipv6_mapped().to_bits()),
+        Some(IpAddr::V4(ip)) => ip.to_ipv6_mapped().to_bits(),
         Some(IpAddr::V6(ip)) => ip.to_bits() >> 64 << 64,
         None => 0,
     }
