@@ -1,3 +1,0 @@
-//! `cargo storm`.
-
-fn main() {}
