@@ -728,7 +728,9 @@ impl Machine {
     }
 
     fn answered(&mut self, now: Timestamp, grant: Grant, answer: Answer) -> Step {
-        match answer {
+        // A migration repeats its answer when asked again. Stored without its refresh token it would be the end of the line.
+        let incomplete = matches!(answer, Answer::Granted(granted) if grant == Grant::Migrate && !granted.has_refresh);
+        match if incomplete { Answer::Lost } else { answer } {
             Answer::Granted(granted) => {
                 self.unsaved = Some(Unsaved {
                     grant,
@@ -850,6 +852,9 @@ impl Machine {
         if record.version == unsaved.version {
             return self.write(holding);
         }
+        let refreshed = matches!(unsaved.grant, Grant::Refresh(_));
+        // Tokens that came from elsewhere have no chain; then the spare that a refresh leaves, and an acquisition does not, tells.
+        let same_line = if unsaved.chain.is_some() { record.chain == unsaved.chain } else { record.spares > 0 };
         let keep = if record.status == Status::Uninstalled {
             // A removal later than our call has killed what the call brought.
             acquired && record.gone_at.is_none_or(|at| at.millis_since(unsaved.sent_at) <= MAX_SKEW_MILLIS)
@@ -858,8 +863,7 @@ impl Machine {
             // beside another's acquisition nobody knows, and both are kept. What a refresh brought is worth keeping if
             // the other's was made from the same token; if another's acquisition lies there, or the other's was used
             // already, ours is dead.
-            acquired
-                || (record.version == unsaved.version + 1 && record.chain == unsaved.chain && unsaved.chain.is_some())
+            acquired || (refreshed && same_line && record.version == unsaved.version + 1)
         };
         if keep { self.write_over(record.version, holding) } else { self.drop_unsaved(now) }
     }

@@ -1,8 +1,8 @@
 //! The machine under arbitrary events: it must keep its promises to a driver that behaves, and do no harm with one that does not.
 
 use gatehouse_life::{
-    Answer, Event, Grant, Granted, Hand, Lease, Machine, Mode, Outcome, Owner, Put, Record, Request, Stale, Status,
-    Step, Tokens,
+    Answer, Event, Grant, Granted, Hand, Lease, Machine, Mode, Original, Outcome, Owner, Put, Record, Request, Spares,
+    Stale, Status, Step, Tokens,
 };
 use gatehouse_shopify::Timestamp;
 use proptest::prelude::*;
@@ -250,4 +250,85 @@ proptest! {
             let _ = machine.next(Timestamp::from_millis(now), event);
         }
     }
+}
+
+/// An installation whose access token is dead and whose refresh token lives, under the given lease.
+fn old_pair(lease: Option<Lease>) -> Record {
+    Record {
+        status: Status::Installed,
+        version: 4,
+        lease,
+        has_access: true,
+        access_expires: Some(T),
+        has_refresh: true,
+        refresh_expires: Some(T.plus_secs(1_000_000)),
+        chain: Some(OTHER),
+        ..Record::EMPTY
+    }
+}
+
+/// Brings a run to the moment after its second look; `found` is what lies there before the lease.
+fn up_to_call(found: Record) -> (Machine, Record, Step) {
+    let request =
+        Request { owner: ME, deadline: T.plus_secs(60), hand: Hand::Nothing, mode: Mode::Expiring, stale: None };
+    let mut machine = Machine::new(request);
+    assert_eq!(machine.next(T, Event::Start), Step::Read);
+    let Step::TakeLease { until, .. } = machine.next(T, Event::Read(Some(found))) else { panic!("no lease") };
+    assert_eq!(machine.next(T, Event::Lease(Put::Done)), Step::Read);
+    let held = Record { lease: Some(Lease { owner: ME, until }), ..found };
+    let step = machine.next(T, Event::Read(Some(held)));
+    (machine, held, step)
+}
+
+const GRANTED: Granted = Granted { expires_in: Some(3600), has_refresh: true, refresh_expires_in: Some(7_776_000) };
+
+/// A renewal that was not acknowledged may not have been made: what counts is the lease in the item.
+#[test]
+fn an_unacknowledged_renewal_is_not_believed() {
+    let (mut machine, held, step) = up_to_call(old_pair(None));
+    assert!(matches!(step, Step::Call { .. }));
+    let late = T.plus_secs(10);
+    assert!(matches!(machine.next(late, Event::Answer(Answer::Lost)), Step::Wait { .. }));
+    assert_eq!(machine.next(late, Event::Waited), Step::Read);
+    assert!(matches!(machine.next(late, Event::Read(Some(held))), Step::TakeLease { .. }), "2 seconds are too few");
+    assert_eq!(machine.next(late, Event::Lease(Put::Unknown)), Step::Read);
+    let step = machine.next(late, Event::Read(Some(held)));
+    assert!(matches!(step, Step::TakeLease { .. }), "the old lease still stands there: {step:?}");
+}
+
+/// Two refreshes of one token, order unknown: both refresh tokens are kept, whether the line has a name or not.
+#[test]
+fn of_two_answers_none_is_thrown_away() {
+    for chain in [Some(OTHER), None] {
+        let (mut machine, held, _) = up_to_call(Record { chain, ..old_pair(None) });
+        let step = machine.next(T, Event::Answer(Answer::Granted(GRANTED)));
+        assert!(matches!(step, Step::Write(write) if write.version == 4 && write.holding));
+        assert_eq!(machine.next(T, Event::Write(Put::Conflict)), Step::Read);
+        let others = Record { version: 5, lease: None, spares: 1, chain: Some(OTHER), written_by: Some(OTHER), ..held };
+        let step = machine.next(T, Event::Read(Some(others)));
+        let Step::Write(write) = step else { panic!("{chain:?}: {step:?}") };
+        assert_eq!((write.version, write.holding, write.spares), (5, false, Spares::Merge));
+        // But what was refreshed twice since is ahead of ours.
+        let (mut machine, held, _) = up_to_call(Record { chain, ..old_pair(None) });
+        machine.next(T, Event::Answer(Answer::Granted(GRANTED)));
+        machine.next(T, Event::Write(Put::Conflict));
+        let fresh = Record { version: 6, access_expires: Some(T.plus_secs(3600)), spares: 1, ..held };
+        assert_eq!(machine.next(T, Event::Read(Some(fresh))), Step::Release);
+        let done = machine.next(T, Event::Released);
+        assert_eq!(done, Step::Done(Outcome::Use { version: 6, tokens: Tokens::Read }));
+    }
+}
+
+/// A migration can be asked again, so it is, until its refresh token is there.
+#[test]
+fn a_migration_without_its_refresh_token_is_asked_again() {
+    let original = Record { access_expires: None, has_refresh: false, refresh_expires: None, ..old_pair(None) };
+    let (mut machine, held, step) = up_to_call(original);
+    assert!(matches!(step, Step::Call { grant: Grant::Migrate, .. }));
+    let without = Granted { has_refresh: false, refresh_expires_in: None, ..GRANTED };
+    assert!(matches!(machine.next(T, Event::Answer(Answer::Granted(without))), Step::Wait { .. }));
+    assert_eq!(machine.next(T, Event::Waited), Step::Read);
+    assert!(matches!(machine.next(T, Event::Read(Some(held))), Step::Call { grant: Grant::Migrate, .. }));
+    let Step::Write(write) = machine.next(T, Event::Answer(Answer::Granted(GRANTED))) else { panic!("no write") };
+    assert_eq!(write.original, Original::Keep, "until the first refresh");
 }
