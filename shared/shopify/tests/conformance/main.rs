@@ -13,6 +13,7 @@ mod host_param;
 mod multipass;
 mod oauth_begin;
 mod oauth_callback;
+mod page;
 mod policy;
 mod redirects_csp;
 mod scopes;
