@@ -42,6 +42,10 @@ impl Drop for Running {
 /// How often a queue is looked at when nothing says that a message has come: a visibility that ends says nothing.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// What Lambda does on a queue under the function's role, before it has a message
+/// (<https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html>).
+const READS: [&str; 2] = ["GetQueueAttributes", "ReceiveMessage"];
+
 pub(crate) fn queue_url(queue: &str) -> String {
     format!("https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/{queue}")
 }
@@ -68,6 +72,15 @@ async fn poll(mapping: Arc<Mapping>, aws: Weak<Aws>, lambda: Weak<Lambda>) {
     });
     while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
         let Some(aws) = aws.upgrade() else { return };
+        let allowed = match lambda.upgrade() {
+            None => return,
+            Some(lambda) => lambda.iam().check_queue(&mapping.function, &READS, &mapping.queue).is_ok(),
+        };
+        if !allowed {
+            drop(permit);
+            tokio::time::sleep(LOOK).await;
+            continue;
+        }
         let arrived = aws.sqs.arrived.notified();
         let received = aws.call("sqs", "ReceiveMessage", &input).await.unwrap_or(Value::Null);
         let messages = received["Messages"].as_array().cloned().unwrap_or_default();
@@ -92,7 +105,8 @@ async fn deliver(mapping: &Mapping, aws: &Arc<Aws>, lambda: &Arc<Lambda>, messag
     let (failed, done): (Vec<_>, Vec<_>) =
         messages.into_iter().partition(|message| failed.contains(message["MessageId"].as_str().unwrap_or_default()));
     let url = queue_url(&mapping.queue);
-    for message in done {
+    let may_delete = lambda.iam().check_queue(&mapping.function, &["DeleteMessage"], &mapping.queue).is_ok();
+    for message in done.into_iter().filter(|_| may_delete) {
         let input = json!({ "QueueUrl": url, "ReceiptHandle": message["ReceiptHandle"] });
         if let Err(error) = aws.call("sqs", "DeleteMessage", &input).await {
             tracing::warn!(%error, "a handled message will come again");

@@ -21,6 +21,7 @@ use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::aws::{ACCOUNT, REGION, lock};
+use crate::iam::{self, Denied, Iam};
 use crate::net::{self, Server};
 use crate::now;
 
@@ -55,6 +56,7 @@ pub struct Spec {
 /// All functions and what they wrote.
 pub struct Lambda {
     functions: BTreeMap<String, Function>,
+    iam: Arc<Iam>,
     logs: Arc<Logs>,
     remembered: Mutex<VecDeque<Invocation>>,
     monitors: tokio::sync::Mutex<JoinSet<()>>,
@@ -125,6 +127,9 @@ pub enum InvokeError {
     /// It took longer than it may; the process was killed.
     #[error("timed out after {} ms", .0.as_millis())]
     TimedOut(Duration),
+    /// Whoever calls may not.
+    #[error(transparent)]
+    Denied(#[from] Denied),
     /// The house is stopping.
     #[error("the house is stopping")]
     Stopped,
@@ -141,6 +146,7 @@ impl InvokeError {
             Self::Exited(_) => "Runtime.ExitError",
             Self::NotStarted(..) => "Runtime.InvalidEntrypoint",
             Self::TimedOut(_) => "Sandbox.Timedout",
+            Self::Denied(_) => "AccessDeniedException",
             Self::Stopped => "ServiceException",
         };
         json!({ "errorType": kind, "errorMessage": self.to_string() })
@@ -148,7 +154,7 @@ impl InvokeError {
 }
 
 impl Lambda {
-    pub(crate) fn new(specs: Vec<Spec>, echo: bool) -> Arc<Self> {
+    pub(crate) fn new(specs: Vec<Spec>, echo: bool, iam: Arc<Iam>) -> Arc<Self> {
         let functions = specs.into_iter().map(|spec| {
             let permits = Semaphore::new(spec.processes);
             let function = Function { idle: Mutex::default(), permits, started: AtomicUsize::new(0), spec };
@@ -156,7 +162,8 @@ impl Lambda {
         });
         Arc::new(Self {
             functions: functions.collect(),
-            logs: Arc::new(Logs { lines: Mutex::default(), echo }),
+            logs: Arc::new(Logs { lines: Mutex::default(), echo, iam: Arc::clone(&iam) }),
+            iam,
             remembered: Mutex::default(),
             monitors: tokio::sync::Mutex::default(),
             stop: watch::Sender::new(false),
@@ -215,6 +222,18 @@ impl Lambda {
         }
         remembered.push_back(Invocation { at, function: name.to_owned(), request_id, cold, millis, error });
         result
+    }
+
+    /// The roles that the functions run under.
+    pub fn iam(&self) -> &Arc<Iam> {
+        &self.iam
+    }
+
+    /// Ends a function's idle processes: the next event finds it cold, with nothing cached.
+    pub fn cool(&self, name: &str) {
+        if let Some(function) = self.functions.get(name) {
+            lock(&function.idle).clear();
+        }
     }
 
     /// The names of all functions.
@@ -277,7 +296,7 @@ impl Lambda {
                 ("AWS_LAMBDA_FUNCTION_NAME", spec.name.clone()),
                 ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST".into()),
                 ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", spec.memory_mb.to_string()),
-                ("AWS_LAMBDA_LOG_GROUP_NAME", format!("/aws/lambda/{}", spec.name)),
+                ("AWS_LAMBDA_LOG_GROUP_NAME", self.iam.log_group(&spec.name).to_owned()),
                 ("AWS_LAMBDA_LOG_STREAM_NAME", format!("local/[$LATEST]{instance}")),
                 ("AWS_LAMBDA_LOG_FORMAT", "JSON".into()),
                 ("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand".into()),
@@ -287,8 +306,8 @@ impl Lambda {
                 ("PATH", "/usr/local/bin:/usr/bin:/bin".into()),
                 ("AWS_REGION", REGION.into()),
                 ("AWS_DEFAULT_REGION", REGION.into()),
-                // Nothing checks these: they only have to be there.
-                ("AWS_ACCESS_KEY_ID", "local".into()),
+                // The endpoint knows the role by the key id; nothing checks the signature.
+                ("AWS_ACCESS_KEY_ID", iam::access_key_id(&spec.name)),
                 ("AWS_SECRET_ACCESS_KEY", "local".into()),
             ])
             .stdin(Stdio::null())
@@ -463,7 +482,7 @@ impl Api {
         *lock(&self.current) = Some(Current { id: offer.id.clone(), reply: offer.reply });
         offer.taken.send(()).ok();
         let deadline = now() + i64::try_from(offer.timeout.as_millis()).unwrap_or(i64::MAX / 2);
-        let arn = format!("arn:aws:lambda:{REGION}:{ACCOUNT}:function:{}", self.name);
+        let arn = function_arn(&self.name);
         let trace = format!("Root=1-{:08x}-{:024x};Sampled=0", deadline / 1000, fastrand::u128(..) >> 32);
         let mut response = http::Response::new(Body::from(offer.event));
         for (name, value) in [
@@ -479,6 +498,11 @@ impl Api {
         }
         response
     }
+}
+
+/// The function's ARN.
+pub(crate) fn function_arn(name: &str) -> String {
+    format!("arn:aws:lambda:{REGION}:{ACCOUNT}:function:{name}")
 }
 
 fn function_error(body: &[u8]) -> InvokeError {
@@ -506,6 +530,7 @@ pub(crate) fn request_id() -> String {
 struct Logs {
     lines: Mutex<BTreeMap<String, VecDeque<Line>>>,
     echo: bool,
+    iam: Arc<Iam>,
 }
 
 impl Logs {
@@ -521,7 +546,11 @@ impl Logs {
         });
     }
 
+    /// Lambda writes a function's lines under the function's role: without the permission they are lost.
     fn push(&self, function: &str, text: &str) {
+        if self.iam.check_log(function).is_err() {
+            return;
+        }
         let end = text.floor_char_boundary(LINE_BYTES.min(text.len()));
         let line = Line { at: now(), function: function.to_owned(), text: text[..end].to_owned() };
         if self.echo {

@@ -21,6 +21,7 @@ pub mod binaries;
 pub mod esm;
 pub mod functions;
 pub mod gateway;
+pub mod iam;
 mod inspect;
 mod keep;
 pub mod lambda;
@@ -29,6 +30,7 @@ pub mod schedule;
 pub mod shopify;
 
 use aws::{Aws, Refused};
+use iam::Iam;
 use lambda::{InvokeError, Lambda};
 
 /// Where each part answers: `http://…`, without a trailing slash.
@@ -165,6 +167,9 @@ pub enum StartError {
     /// The functions were not built.
     #[error("the functions were not built: {0}")]
     Build(String),
+    /// The template's roles cannot be enforced.
+    #[error(transparent)]
+    Roles(#[from] iam::TemplateError),
 }
 
 /// The running system. Dropping it ends every process and listener; [`Local::stop`] also waits for that.
@@ -222,7 +227,7 @@ impl Local {
         for spec in &mut specs {
             spec.timeout = options.timeouts.get(&spec.name).copied().unwrap_or(spec.timeout);
         }
-        let lambda = Lambda::new(specs, options.echo);
+        let lambda = Lambda::new(specs, options.echo, Arc::new(roles(&aws, &identity).await?));
         aws.attach(&lambda);
 
         let scopes = settings.get("SHOPIFY_SCOPES").cloned().unwrap_or_default();
@@ -307,6 +312,11 @@ impl Local {
     /// The functions: invoke one, read what they wrote.
     pub fn lambda(&self) -> &Arc<Lambda> {
         &self.lambda
+    }
+
+    /// The roles that the functions run under.
+    pub fn iam(&self) -> &Arc<Iam> {
+        self.lambda.iam()
     }
 
     /// The stand-in for Shopify.
@@ -394,6 +404,11 @@ impl Identity {
     fn oidc_secret(&self) -> String {
         let digest = sha2::Sha256::digest(format!("openid provider {}", self.multipass_secret));
         hex::encode(&digest[..16])
+    }
+
+    /// What the template gives the functions: nobody needs to describe the key then.
+    fn kms_key_arn(&self) -> String {
+        format!("arn:aws:kms:{}:{}:key/{}", aws::REGION, aws::ACCOUNT, self.kms_key_id)
     }
 
     fn app(&self, scopes: String) -> App {
@@ -492,6 +507,35 @@ async fn furnish(aws: &Aws, identity: &Identity) -> Result<(), StartError> {
     Ok(())
 }
 
+/// The template's roles, with this house's table, queues, bucket, key and secret where it names its own.
+async fn roles(aws: &Aws, identity: &Identity) -> Result<Iam, StartError> {
+    let schema = gatehouse_core::store::schema();
+    let secret = aws.call("secretsmanager", "DescribeSecret", &json!({ "SecretId": SECRET })).await?;
+    let secret = secret["ARN"].as_str().unwrap_or_default().to_owned();
+    let key = identity.kms_key_arn();
+    let (refs, arns) = (
+        [("ShopifyApiKey", identity.client_id.clone()), ("Secret", secret.clone())],
+        [
+            ("Table", format!("arn:aws:dynamodb:{}:{}:table/{TABLE}", aws::REGION, aws::ACCOUNT)),
+            ("Key", key.clone()),
+            ("Bucket", format!("arn:aws:s3:::{BUCKET}")),
+            ("PrivacyQueue", esm::queue_arn("privacy")),
+            ("EventsQueue", esm::queue_arn("events")),
+            ("PrivacyDeadLetters", esm::queue_arn(&format!("privacy{}", aws::DEAD_LETTERS))),
+            ("EventsDeadLetters", esm::queue_arn(&format!("events{}", aws::DEAD_LETTERS))),
+            ("KeeperFunction", lambda::function_arn("keeper")),
+        ],
+    );
+    let policies = iam::Policies::parse(include_str!("../../../template.yaml"), iam::Names::new(refs, arns))?;
+    let things = iam::Things {
+        key,
+        secret: (SECRET.to_owned(), secret),
+        partition_key: schema.partition_key.to_owned(),
+        index: (schema.index.name.to_owned(), schema.index.partition_key.to_owned()),
+    };
+    Ok(Iam::new(policies, things))
+}
+
 /// Puts the client secrets, newest first, where the functions read them: what an operator does in a rotation.
 async fn publish_secrets(aws: &Aws, secrets: &[String]) -> Result<(), Refused> {
     let held = aws.call("secretsmanager", "GetSecretValue", &json!({ "SecretId": SECRET })).await?;
@@ -520,7 +564,7 @@ fn settings(addresses: &Addresses, identity: &Identity, port: u16) -> BTreeMap<S
         ("SSO_URL", addresses.sso.clone()),
         ("SSO_PROVIDERS", shopify::sso_providers(SHOP, addresses).to_string()),
         ("TABLE_NAME", TABLE.to_owned()),
-        ("KMS_KEY_ID", identity.kms_key_id.clone()),
+        ("KMS_KEY_ID", identity.kms_key_arn()),
         ("PRIVACY_QUEUE_URL", esm::queue_url("privacy")),
         ("EVENTS_QUEUE_URL", esm::queue_url("events")),
         ("BUCKET", BUCKET.to_owned()),

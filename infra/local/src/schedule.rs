@@ -7,7 +7,8 @@ use hyper::body::Bytes;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::lambda::{InvokeError, Lambda};
+use crate::iam::policy::Access;
+use crate::lambda::{InvokeError, Lambda, function_arn};
 
 /// One entry of the schedule.
 #[derive(Clone, Debug)]
@@ -58,6 +59,7 @@ pub(crate) fn start(entry: Entry, lambda: &Arc<Lambda>) -> Running {
 
 /// Runs one task now and returns what the keeper answered.
 pub(crate) async fn run(lambda: &Arc<Lambda>, task: &str) -> Result<Value, InvokeError> {
+    lambda.iam().check("schedule", &[Access::new("lambda:InvokeFunction", function_arn("keeper"))])?;
     let event = json!({ "task": task });
     let answer = lambda.invoke("keeper", Bytes::from(event.to_string())).await?;
     Ok(serde_json::from_slice(&answer).unwrap_or(Value::Null))

@@ -23,6 +23,7 @@ use winterbaume_s3::S3Service;
 use winterbaume_secretsmanager::SecretsManagerService;
 
 use crate::StartError;
+use crate::iam::{self, Caller, Iam};
 use crate::keep;
 use crate::lambda::Lambda;
 use crate::net::{self, Server};
@@ -341,8 +342,25 @@ impl Aws {
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
+        let role = self.role(&parts.headers, &target);
+        let request = iam::Request {
+            service: &service,
+            operation: &operation,
+            method: &parts.method,
+            target: &target,
+            headers: &parts.headers,
+            body: &body,
+        };
+        let refused = match &role {
+            Role::None => None,
+            Role::Of(iam, name) => iam.check_request(name, request).err().map(|denied| iam::refusal(&service, &denied)),
+            Role::Unknown => Some(iam::unknown_key(&service)),
+        };
+        let object = service == "s3" && (parts.method == http::Method::GET || parts.method == http::Method::HEAD);
         let answer = if fail {
             failure(&service, 503, "ServiceUnavailable", "The service is unavailable. Please try again shortly.")
+        } else if let Some(refused) = refused {
+            refused
         } else if service == "lambda" {
             self.invoke(&target, body.clone()).await
         } else {
@@ -352,7 +370,12 @@ impl Aws {
                 headers: parts.headers,
                 body: body.clone(),
             };
-            let answer = self.perform(&service, &operation, request).await;
+            let mut answer = self.perform(&service, &operation, request).await;
+            if let (404, true, Role::Of(iam, name)) = (answer.status, object, &role)
+                && let Err(denied) = iam.check(name, &[iam::told_of_absence(&target)])
+            {
+                answer = iam::refusal(&service, &denied);
+            }
             if lose { failure(&service, 500, "InternalFailure", "The answer was lost.") } else { answer }
         };
         if let Some(recorded) = &self.recorded {
@@ -371,6 +394,16 @@ impl Aws {
             });
         }
         to_http(answer, parts.method == http::Method::HEAD)
+    }
+
+    /// Under which role the request comes, by the access key id of its signature.
+    fn role(&self, headers: &http::HeaderMap, target: &str) -> Role {
+        let Some(lambda) = self.lambda.get().and_then(Weak::upgrade) else { return Role::Unknown };
+        match lambda.iam().caller(&key_id_of(headers, target).unwrap_or_default()) {
+            Caller::Operator => Role::None,
+            Caller::Function(name) => Role::Of(Arc::clone(lambda.iam()), name),
+            Caller::Unknown => Role::Unknown,
+        }
     }
 
     fn due_faults(&self, service: &str, operation: &str) -> Vec<FaultKind> {
@@ -473,6 +506,16 @@ impl Drop for Aws {
     }
 }
 
+/// Whose policies judge a request.
+enum Role {
+    /// Nobody's: the operator's, or a test's.
+    None,
+    /// A function's.
+    Of(Arc<Iam>, String),
+    /// A function's that there is not.
+    Unknown,
+}
+
 /// Operations that change nothing that must be kept.
 const KMS_READS: [&str; 9] =
     ["Encrypt", "Decrypt", "ReEncrypt", "GenerateDataKey", "GenerateRandom", "Describe", "List", "Get", "Verify"];
@@ -494,6 +537,17 @@ fn service_of(headers: &http::HeaderMap, target: &str) -> Option<String> {
     let query = target.split_once('?')?.1;
     let credential = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "X-Amz-Credential")?.1;
     credential.split('/').nth(3).map(str::to_owned)
+}
+
+/// The access key id, from where [`service_of`] reads the service.
+fn key_id_of(headers: &http::HeaderMap, target: &str) -> Option<String> {
+    if let Some(signed) = headers.get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok()) {
+        let scope = signed.split_once("Credential=")?.1;
+        return scope.split('/').next().map(str::to_owned);
+    }
+    let query = target.split_once('?')?.1;
+    let credential = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "X-Amz-Credential")?.1;
+    credential.split('/').next().map(str::to_owned)
 }
 
 fn operation_of(service: &str, parts: &http::request::Parts, target: &str) -> String {
