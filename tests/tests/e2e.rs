@@ -17,6 +17,8 @@ mod cases;
 mod cases_policy;
 #[path = "e2e/gateway.rs"]
 mod gateway;
+#[path = "e2e/iam.rs"]
+mod iam;
 #[path = "e2e/install.rs"]
 mod install;
 #[path = "e2e/journey.rs"]

@@ -157,6 +157,7 @@ async fn data_keys_come_under_the_present_kms_key() {
     let other = harness.local.aws().call("kms", "CreateKey", &json!({})).await.unwrap();
     let other = other["KeyMetadata"]["Arn"].as_str().unwrap().to_owned();
     assert!(vault.rewrap(&one, &other).await.unwrap().tokens);
+    harness.local.iam().add_key(&other);
     let report = harness.local.keeper("rotate-keys").await.unwrap();
     assert_eq!(report["done"], 1, "{report}\n{}", harness.logs());
     assert_eq!(vault.installation(&one).await.unwrap().unwrap().kms_key, Some(present));
@@ -164,7 +165,8 @@ async fn data_keys_come_under_the_present_kms_key() {
     assert_eq!(harness.local.keeper("rotate-keys").await.unwrap()["skipped"], 1);
 }
 
-async fn request(vault: &Vault, of: &ShopDomain, key: &str, due: Timestamp, updated: Timestamp) {
+/// A request that was taken in 30 days before it is due.
+pub(crate) async fn request(vault: &Vault, of: &ShopDomain, key: &str, due: Timestamp, updated: Timestamp) {
     let received = due.plus_secs(-30 * 86_400);
     let id = RequestId::new(received, Kind::ShopRedact, key);
     let item = Item::new()

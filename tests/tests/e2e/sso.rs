@@ -11,15 +11,15 @@ use serde_json::json;
 const STORE_COOKIE: &str = "storefront_session";
 
 /// A customer's browser: it keeps cookies by host and follows what it is told, one step at a time.
-struct Browser<'h> {
+pub(crate) struct Browser<'h> {
     harness: &'h Harness,
     cookies: BTreeMap<(String, String), String>,
 }
 
-struct Page {
+pub(crate) struct Page {
     url: String,
     status: u16,
-    location: Option<String>,
+    pub(crate) location: Option<String>,
     body: String,
 }
 
@@ -30,7 +30,7 @@ impl Page {
 }
 
 impl<'h> Browser<'h> {
-    fn new(harness: &'h Harness) -> Self {
+    pub(crate) fn new(harness: &'h Harness) -> Self {
         Self { harness, cookies: BTreeMap::new() }
     }
 
@@ -72,7 +72,7 @@ impl<'h> Browser<'h> {
     }
 
     /// From the store's page to the provider and back to the callback's address.
-    async fn up_to_callback(&mut self, provider: &str, user: &str) -> String {
+    pub(crate) async fn up_to_callback(&mut self, provider: &str, user: &str) -> String {
         let login = login_url(self.harness, provider, "/products/sample?colour=red");
         let there = self.get(&login).await;
         let page = self.get(there.to()).await;
@@ -81,7 +81,7 @@ impl<'h> Browser<'h> {
     }
 
     /// The whole way; the last page.
-    async fn log_in(&mut self, provider: &str, user: &str) -> Page {
+    pub(crate) async fn log_in(&mut self, provider: &str, user: &str) -> Page {
         let callback = self.up_to_callback(provider, user).await;
         let page = self.get(&callback).await;
         match &page.location {

@@ -36,12 +36,13 @@ fn name(resource: &Value) -> String {
 
 fn condition(value: &Value) -> String {
     let mut words = Vec::new();
-    for (_, keys) in value.as_object().into_iter().flatten() {
+    for (operator, keys) in value.as_object().into_iter().flatten() {
+        let named = if operator.ends_with("IfExists") { " if named" } else { "" };
         for (key, wanted) in keys.as_object().into_iter().flatten() {
             let wanted: Vec<_> = list(wanted).iter().map(name).collect();
             let wanted = wanted.join(", ").replace(".${AWS::Region}.${AWS::URLSuffix}", "");
             let key = key.rsplit(':').next().unwrap_or(key);
-            words.push(format!("{key}: {wanted}"));
+            words.push(format!("{key}{named}: {wanted}"));
         }
     }
     words.join("; ")

@@ -18,6 +18,7 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     ("functions", functions),
     ("actions", actions),
     ("keys", keys),
+    ("network", network),
     ("doors", doors),
     ("logs", logs),
 ];
@@ -61,6 +62,13 @@ pub(crate) const BREAKS: &[(&str, &str, &str)] = &[
     ("keys", "/Resources/Key/Properties/KeyPolicy/Statement/1/Condition", "{}"),
     ("keys", "/Resources/Key/Properties/KeyPolicy/Statement/0/Action/0", "\"kms:Decrypt\""),
     ("keys", "/Resources/Key/Properties/EnableKeyRotation", "false"),
+    ("network", "/Resources/ApiRole/Properties/Policies/0/PolicyDocument/Statement/9", "null"),
+    (
+        "network",
+        "/Resources/SsoRole/Properties/Policies/0/PolicyDocument/Statement/6/Fn::If/1/Action/0",
+        "\"ec2:DescribeVpcs\"",
+    ),
+    ("network", "/Resources/WorkerFunction/Properties/VpcConfig", "null"),
     ("doors", "/Resources/ApiFunction/Properties/FunctionUrlConfig", "{\"AuthType\": \"NONE\"}"),
     ("doors", "/Resources/WebhookFunction/Properties/FunctionUrlConfig", "null"),
     ("doors", "/Resources/HttpApi/Properties/CorsConfiguration", "{\"AllowOrigins\": [\"*\"]}"),
@@ -301,6 +309,31 @@ fn keys(template: &Template) -> Vec<String> {
         let by_service = condition["StringEquals"]["kms:ViaService"].is_array();
         if list(&statement["Action"]).iter().any(opens) && !by_context && !by_service {
             broken.push(format!("the key's policy lets {} open anything", statement["Sid"]));
+        }
+    }
+    broken
+}
+
+/// Whoever enters a network may do what Lambda does for that, and nobody else: without one of these a deployment with
+/// `Egress=static` fails (<https://docs.aws.amazon.com/lambda/latest/dg/configuration-vpc.html>). No function uses them, so
+/// that no flow of the local house can need them.
+fn network(template: &Template) -> Vec<String> {
+    let needed = json!([
+        "ec2:AssignPrivateIpAddresses",
+        "ec2:CreateNetworkInterface",
+        "ec2:DeleteNetworkInterface",
+        "ec2:DescribeNetworkInterfaces",
+        "ec2:DescribeSubnets",
+        "ec2:UnassignPrivateIpAddresses",
+    ]);
+    let mut broken = Vec::new();
+    for function in template.functions() {
+        let properties = &function.resource["Properties"];
+        let role = properties["Role"]["Fn::GetAtt"][0].as_str().unwrap_or_default();
+        let allowed = statements(template, role).into_iter().find(|statement| statement["Sid"] == "Network");
+        let enters = properties["VpcConfig"]["Fn::If"][0] == "StaticEgress";
+        if enters != (allowed.map(|statement| &statement["Action"]) == Some(&needed)) || enters != allowed.is_some() {
+            broken.push(format!("{}: its network and its role do not agree", function.name));
         }
     }
     broken
