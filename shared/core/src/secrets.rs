@@ -20,7 +20,7 @@ use crate::telemetry::{Metric, count};
 /// How old cached secrets may get.
 pub const MAX_AGE: Duration = Duration::from_secs(5 * 60);
 
-/// The least time between two reads, whatever asks for them.
+/// The least time between two reads that a failed signature or a failing Secrets Manager causes.
 pub const MIN_PAUSE: Duration = Duration::from_secs(10);
 
 /// Secrets Manager holds no more (<https://docs.aws.amazon.com/secretsmanager/latest/userguide/reference_limits.html>).
@@ -150,11 +150,26 @@ enum Freshness {
     Read,
 }
 
+/// Why secrets are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Want {
+    Cached,
+    /// A signature that none of them made.
+    AfterMismatch,
+    Newest,
+}
+
 impl Freshness {
-    /// `mismatch`: a signature that none of them made.
-    fn of(age: Duration, since_try: Duration, mismatch: bool) -> Self {
-        // Attack: forged signatures sent in numbers must not turn into as many paid calls.
-        if since_try >= MIN_PAUSE && (mismatch || age >= MAX_AGE) { Self::Read } else { Self::Use }
+    fn of(age: Duration, since_try: Duration, want: Want) -> Self {
+        // The last try was a read, unless it failed.
+        let failing = since_try < age;
+        let read = match want {
+            Want::Newest => !failing || since_try >= MIN_PAUSE,
+            // Attack: forged signatures sent in numbers must not turn into as many paid calls.
+            Want::AfterMismatch => since_try >= MIN_PAUSE,
+            Want::Cached => since_try >= MIN_PAUSE && age >= MAX_AGE,
+        };
+        if read { Self::Read } else { Self::Use }
     }
 }
 
@@ -176,13 +191,23 @@ impl SecretStore {
     /// # Errors
     /// [`SecretsError`] when none have ever been read.
     pub async fn get(&self) -> Result<Arc<AppSecrets>, SecretsError> {
-        self.current(false).await
+        self.current(Want::Cached).await
     }
 
     /// After a signature that none of `seen` made: newer secrets, if there are any.
     pub async fn refresh_after_mismatch(&self, seen: &Arc<AppSecrets>) -> Option<Arc<AppSecrets>> {
-        let now = self.current(true).await.ok()?;
+        let now = self.current(Want::AfterMismatch).await.ok()?;
         (!Arc::ptr_eq(&now, seen)).then_some(now)
+    }
+
+    /// The secrets as the store has them at this moment, for what no failed signature would tell us of: a token that we
+    /// sign for others. Only after the caller has been proven to be somebody, since every call is a paid read. While
+    /// Secrets Manager does not answer, the cached ones, and no new try for [`MIN_PAUSE`].
+    ///
+    /// # Errors
+    /// [`SecretsError`] when none have ever been read.
+    pub async fn newest(&self) -> Result<Arc<AppSecrets>, SecretsError> {
+        self.current(Want::Newest).await
     }
 
     /// Runs a check with the secrets, and once more when it failed for want of a secret and newer ones are to be had.
@@ -204,10 +229,10 @@ impl SecretStore {
         }
     }
 
-    async fn current(&self, mismatch: bool) -> Result<Arc<AppSecrets>, SecretsError> {
+    async fn current(&self, want: Want) -> Result<Arc<AppSecrets>, SecretsError> {
         let mut cached = self.cached.lock().await;
         if let Some(cached) = &*cached
-            && Freshness::of(cached.read.elapsed(), cached.tried.elapsed(), mismatch) == Freshness::Use
+            && Freshness::of(cached.read.elapsed(), cached.tried.elapsed(), want) == Freshness::Use
         {
             return Ok(Arc::clone(&cached.secrets));
         }
@@ -289,15 +314,20 @@ mod tests {
     }
 
     #[test]
-    fn one_read_in_ten_seconds_whatever_asks() {
+    fn one_read_in_ten_seconds_whatever_is_forged() {
         let s = Duration::from_secs;
-        assert_eq!(Freshness::of(s(299), s(299), false), Freshness::Use);
-        assert_eq!(Freshness::of(s(300), s(300), false), Freshness::Read);
-        assert_eq!(Freshness::of(s(9), s(9), true), Freshness::Use);
-        assert_eq!(Freshness::of(s(10), s(10), true), Freshness::Read);
+        let of = |age, since_try, want| Freshness::of(s(age), s(since_try), want);
+        assert_eq!(of(299, 299, Want::Cached), Freshness::Use);
+        assert_eq!(of(300, 300, Want::Cached), Freshness::Read);
+        assert_eq!(of(9, 9, Want::AfterMismatch), Freshness::Use);
+        assert_eq!(of(10, 10, Want::AfterMismatch), Freshness::Read);
         // Old ones, while Secrets Manager is down.
-        assert_eq!(Freshness::of(s(3600), s(5), false), Freshness::Use);
-        assert_eq!(Freshness::of(s(3600), s(10), false), Freshness::Read);
+        assert_eq!(of(3600, 5, Want::Cached), Freshness::Use);
+        assert_eq!(of(3600, 10, Want::Cached), Freshness::Read);
+        // The newest, at every call, unless it has just failed.
+        assert_eq!(of(0, 0, Want::Newest), Freshness::Read);
+        assert_eq!(of(3600, 9, Want::Newest), Freshness::Use);
+        assert_eq!(of(3600, 10, Want::Newest), Freshness::Read);
     }
 
     proptest! {
