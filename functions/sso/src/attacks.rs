@@ -7,8 +7,9 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use gatehouse_core::http::Location;
+use gatehouse_core::http::{Location, Request};
 use gatehouse_shopify::query::encode_component;
+use gatehouse_shopify::redirect::Origin;
 use gatehouse_shopify::state::Nonce;
 use gatehouse_shopify::{ClientSecrets, SecretString, Timestamp, mac};
 use proptest::prelude::*;
@@ -475,6 +476,45 @@ fn ipv6_clients_are_not_bound() {
         Some("203.0.113.7".parse().unwrap()),
     );
     assert!(customer.ok().unwrap().payload(NOW).remote_ip.is_none(), "switched off for this store");
+}
+
+#[test]
+fn addresses_that_a_caller_invents() {
+    let own = Origin::parse("https://sso.example.org").unwrap();
+    let visitor = |host: &str, headers: &[(&str, &str)]| {
+        let mut all = json!({"host": host});
+        for (name, value) in headers {
+            all[name] = json!(value);
+        }
+        let context = json!({"http": {"method": "GET", "sourceIp": "192.0.2.7"}});
+        let event = json!({"version": "2.0", "rawPath": "/login", "rawQueryString": "", "headers": all, "requestContext": context});
+        flow::visitor(&Request::from_event(event).unwrap(), &own).map(|ip| ip.to_string())
+    };
+    let claims = [
+        ("x-forwarded-for", "203.0.113.7"),
+        ("x-real-ip", "203.0.113.7"),
+        ("forwarded", "for=203.0.113.7"),
+        ("cloudfront-viewer-address", "203.0.113.7:1"),
+    ];
+    // Called under our own name, there is nothing in front of us: the connection's address, whatever the headers say.
+    assert_eq!(visitor("sso.example.org", &claims).as_deref(), Some("192.0.2.7"));
+    assert_eq!(visitor("SSO.example.org", &claims).as_deref(), Some("192.0.2.7"));
+    // By way of CloudFront: its word, and no other header's; the edge's own address binds nothing.
+    let front = "abc.lambda-url.eu-central-1.on.aws";
+    assert_eq!(visitor(front, &claims).as_deref(), Some("203.0.113.7"));
+    assert_eq!(visitor(front, &claims[..3]), None);
+    for (said, read) in [
+        ("198.51.100.10:46532", Some("198.51.100.10")),
+        ("2001:db8::c4a:42838", Some("2001:db8::c4a")),
+        ("2001:db8:1:2:3:4:5:6:443", Some("2001:db8:1:2:3:4:5:6")),
+        ("198.51.100.10", None),
+        ("", None),
+        (":", None),
+        ("198.51.100.10, 203.0.113.7:1", None),
+        ("evil.example:443", None),
+    ] {
+        assert_eq!(visitor(front, &[("cloudfront-viewer-address", said)]).as_deref(), read, "{said}");
+    }
 }
 
 #[test]

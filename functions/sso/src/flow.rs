@@ -6,6 +6,7 @@
 use gatehouse_shopify::cookie::{Cookie, Purpose};
 use gatehouse_shopify::multipass::{self, Customer, MultipassError, ReturnTo, VerifiedEmail};
 use gatehouse_shopify::query::encode_component;
+use gatehouse_shopify::redirect::Origin;
 use gatehouse_shopify::state::Nonce;
 use gatehouse_shopify::{ClientSecrets, Query, SecretString, ShopDomain, Timestamp};
 use std::net::IpAddr;
@@ -13,6 +14,7 @@ use url::Url;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use gatehouse_core::http::Request;
 use gatehouse_core::pages::Page;
 use sha2::{Digest as _, Sha256};
 
@@ -86,6 +88,9 @@ pub enum FlowError {
     /// The customer could not be given an identifier.
     #[error("the store's existing customer could not be linked")]
     NotLinked,
+    /// The store's customer of this address is tied to another identity.
+    #[error("the store ties this address, or this identity, to another customer: compare their Multipass identifiers")]
+    IdentifierConflict,
     /// One address asks too often.
     #[error("one address asks too often")]
     TooMany,
@@ -114,6 +119,7 @@ impl FlowError {
             Self::InvalidEmail => "invalid_email",
             Self::SecretMissing => "secret_missing",
             Self::NotLinked => "not_linked",
+            Self::IdentifierConflict => "identifier_conflict",
             Self::TooMany => "too_many_requests",
             Self::Unavailable => "unavailable",
         }
@@ -128,6 +134,7 @@ impl FlowError {
             Self::ProviderError | Self::Oidc(OidcError::Unreachable | OidcError::ClientRefused) => Page::ProviderDown,
             Self::EmailMissing => Page::EmailMissing,
             Self::EmailNotVerified => Page::EmailNotVerified,
+            Self::IdentifierConflict => Page::SignInOther,
             Self::TooMany => Page::TooManyRequests,
             Self::Unavailable | Self::SecretMissing => Page::Unavailable,
             _ => Page::SignInFailed,
@@ -368,6 +375,21 @@ pub fn returned(raw_query: &str, journey: &Journey) -> Result<Returned, FlowErro
         (None, _) => return Err(FlowError::BadRequest),
     };
     Ok(Returned { code, iss })
+}
+
+/// The browser's address: who called, or where something stands in front of us, whom that saw.
+///
+/// With a domain of its own the function is called by CloudFront, under the function URL's own `Host`; CloudFront says in
+/// `cloudfront-viewer-address` whom it serves
+/// (<https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/adding-cloudfront-headers.html>). The left end of
+/// `x-forwarded-for`, which is all that a function URL leaves of it, is the caller's own claim, and is never read.
+pub fn visitor(request: &Request, own: &Origin) -> Option<IpAddr> {
+    let (_, host) = own.as_str().split_once("://")?;
+    if request.host().is_some_and(|asked| asked.eq_ignore_ascii_case(host)) {
+        return request.source_ip;
+    }
+    // `203.0.113.7:46532`, `2001:db8::1:46532`: the port is what follows the last colon, in either.
+    request.header("cloudfront-viewer-address")?.rsplit_once(':')?.0.parse().ok()
 }
 
 /// The customer for the token, if the provider's word is enough for one.

@@ -14,6 +14,7 @@ pub mod provider;
 #[cfg(test)]
 mod attacks;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use gatehouse_core::clock;
 use gatehouse_core::config::{AppSettings, BaseSettings, FrontSettings, Reader, ShopifySettings, TableSettings};
 use gatehouse_core::http::{self as web, Location, Request, Response};
 use gatehouse_core::pages::Page;
-use gatehouse_core::secrets::{AppSecrets, SecretStore};
+use gatehouse_core::secrets::{AppSecrets, SecretStore, SecretsError};
 use gatehouse_core::telemetry::{self, Metric};
 use gatehouse_core::vault::Vault;
 use gatehouse_shopify::redirect::Origin;
@@ -34,6 +35,7 @@ use lambda_runtime::Error;
 
 use crate::flow::{FlowError, Journey, Wish};
 use crate::limit::Limiter;
+use crate::link::Standing;
 use crate::oidc::{Expected, Proven};
 use crate::profiles::{Provider, Store, Stores};
 use crate::provider::Providers;
@@ -134,7 +136,7 @@ impl Sso {
             return request.page(Page::MethodNotAllowed);
         }
         // Attack: a loop that spends the provider's patience, or guesses at callbacks.
-        if routed && !self.limiter.allows(request.source_ip, clock::now()) {
+        if routed && !self.limiter.allows(request.source_ip, self.visitor(&request), clock::now()) {
             return refused(&request, FlowError::TooMany);
         }
         match request.path.as_str() {
@@ -227,7 +229,7 @@ impl Sso {
         if let Some(at) = metadata.userinfo.as_ref().filter(|_| proven.person.is_incomplete(provider)) {
             proven = oidc::merge_userinfo(proven, &self.providers.userinfo(at, &tokens.access_token).await?)?;
         }
-        let customer = match flow::customer(&proven, provider, store, journey.return_to(), request.source_ip) {
+        let customer = match flow::customer(&proven, provider, store, journey.return_to(), self.visitor(request)) {
             Err(FlowError::EmailMissing) => {
                 let again = journey.again(Nonce::new(clock::random_bytes()), clock::now());
                 let again = again.ok_or(FlowError::EmailMissing)?;
@@ -254,12 +256,13 @@ impl Sso {
         };
         let deadline = request.deadline.plus_millis(-2_000);
         match link::link(&self.admin, journey.shop(), email, &identifier, deadline).await {
-            Ok(linked) => {
-                if linked {
-                    tracing::info!(shop = %journey.shop(), "an existing customer was given an identifier");
-                }
+            Ok(Standing::Conflict) => Err(FlowError::IdentifierConflict),
+            Ok(Standing::Linked) => {
+                telemetry::count(Metric::SsoLinked, &[]);
+                tracing::info!(shop = %journey.shop(), "an existing customer was given an identifier");
                 Ok(())
             }
+            Ok(Standing::New | Standing::Known) => Ok(()),
             Err(error) => {
                 tracing::error!(shop = %journey.shop(), code = error.code(), "an existing customer could not be looked up");
                 Err(FlowError::NotLinked)
@@ -274,12 +277,9 @@ impl Sso {
         store: &Store,
         customer: &multipass::Customer,
     ) -> Result<Response, FlowError> {
-        let mut secrets = self.secrets().await?;
-        // Shopify knows one Multipass secret at a time, and no signature comes back that would tell us of a new one: a
-        // login looks for it, at most every 10 s, so that a changed secret costs no customer more than that.
-        if let Some(newer) = self.secrets.refresh_after_mismatch(&secrets).await {
-            secrets = newer;
-        }
+        // Shopify knows one Multipass secret at a time, and no signature comes back that would tell us of a new one: so
+        // every login that a provider has vouched for looks, and a changed secret counts from the moment of the change.
+        let secrets = self.secrets.newest().await.map_err(unreadable)?;
         let secret = flow::multipass_secret(secrets.multipass(journey.shop()))?;
         let token = multipass::make(&secret, clock::random_bytes(), customer, clock::now());
         let url = token.login_url(store.hosts.login());
@@ -315,15 +315,21 @@ impl Sso {
     }
 
     async fn secrets(&self) -> Result<Arc<AppSecrets>, FlowError> {
-        self.secrets.get().await.map_err(|error| {
-            tracing::error!(code = error.code(), "no secrets to work with");
-            FlowError::Unavailable
-        })
+        self.secrets.get().await.map_err(unreadable)
+    }
+
+    fn visitor(&self, request: &Request) -> Option<IpAddr> {
+        flow::visitor(request, &self.settings.sso_url)
     }
 
     fn callback_uri(&self) -> String {
         format!("{}/callback", self.settings.sso_url.as_str())
     }
+}
+
+fn unreadable(error: SecretsError) -> FlowError {
+    tracing::error!(code = error.code(), "no secrets to work with");
+    FlowError::Unavailable
 }
 
 fn to(url: &str) -> Result<Response, FlowError> {

@@ -2,7 +2,7 @@
 //!
 //! Shopify refuses a token with an identifier for an address whose customer has none. Setting it hands that customer to
 //! whoever proved the address at the provider: so it is off by default, done for proven addresses only, and must never
-//! replace an identifier that is there.
+//! replace an identifier that is there, or give one to two customers.
 
 use gatehouse_core::admin::operations::UserError;
 use gatehouse_core::admin::{Admin, AdminError, Caller, Operation, Repeat};
@@ -96,7 +96,33 @@ impl Operation for CustomerLink {
     }
 }
 
-/// Sets `identifier` on the customer of `email`, if the store has one without. True when it did.
+/// How the store's customer of an address stands to an identity, after [`link`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The store has no such customer: the login makes one.
+    New,
+    /// The customer had this identity before.
+    Known,
+    /// The customer had none, and has this one now.
+    Linked,
+    /// The customer is tied to another identity, or another customer to this one: Shopify would refuse the login.
+    Conflict,
+}
+
+impl Standing {
+    fn of(known: Option<&Known>, identifier: &str) -> Option<Self> {
+        match known.map(|known| known.multipass_identifier.as_deref().filter(|own| !own.is_empty())) {
+            None => Some(Self::New),
+            // Attack: an account at a second provider under the same address takes over a customer who is tied to the
+            // first one.
+            Some(Some(own)) if own != identifier => Some(Self::Conflict),
+            Some(Some(_)) => Some(Self::Known),
+            Some(None) => None,
+        }
+    }
+}
+
+/// Sets `identifier` on the customer of `email`, if the store has one without.
 ///
 /// # Errors
 /// [`AdminError`]: the scopes `read_customers` and `write_customers` are needed.
@@ -106,15 +132,43 @@ pub async fn link(
     email: &str,
     identifier: &str,
     deadline: Timestamp,
-) -> Result<bool, AdminError> {
+) -> Result<Standing, AdminError> {
     let by = ByEmail { identifier: EmailIdentifier { email_address: email.to_owned() } };
     let found = admin.run::<CustomerByEmail>(Caller::Shop(shop), &by, deadline).await?;
-    let Some(known) = found.customer_by_identifier else { return Ok(false) };
-    // Attack: an account at a second provider under the same address takes over a customer who is tied to the first one.
-    if known.multipass_identifier.is_some() {
-        return Ok(false);
-    }
+    let standing = Standing::of(found.customer_by_identifier.as_ref(), identifier);
+    let (None, Some(known)) = (standing, found.customer_by_identifier) else {
+        return Ok(standing.unwrap_or(Standing::New));
+    };
     let input = LinkInput { id: known.id, multipass_identifier: identifier.to_owned() };
-    admin.run::<CustomerLink>(Caller::Shop(shop), &Link { input }, deadline).await?;
-    Ok(true)
+    match admin.run::<CustomerLink>(Caller::Shop(shop), &Link { input }, deadline).await {
+        Ok(_) => Ok(Standing::Linked),
+        // Taken: the identity is another customer's, who had another address then.
+        Err(AdminError::Refused(errors)) if errors.iter().any(names_the_identifier) => Ok(Standing::Conflict),
+        Err(error) => Err(error),
+    }
+}
+
+fn names_the_identifier(error: &UserError) -> bool {
+    error.field.as_ref().and_then(|path| path.last()).is_some_and(|name| name == "multipassIdentifier")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_customer_without_an_identifier_is_given_one() {
+        let known = |own: Option<&str>| Known {
+            id: "gid://shopify/Customer/1".to_owned(),
+            multipass_identifier: own.map(str::to_owned),
+        };
+        let of = |own| Standing::of(Some(&known(own)), "company:1");
+        assert_eq!(Standing::of(None, "company:1"), Some(Standing::New));
+        assert_eq!(of(Some("company:1")), Some(Standing::Known));
+        for other in ["company:2", "COMPANY:1", "line:1", "1"] {
+            assert_eq!(of(Some(other)), Some(Standing::Conflict), "{other}");
+        }
+        assert_eq!(of(None), None);
+        assert_eq!(of(Some("")), None);
+    }
 }

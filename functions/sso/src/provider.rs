@@ -35,15 +35,23 @@ struct Kept<T> {
     read: Instant,
 }
 
+/// A provider's keys, and when they were last read for the sake of one that was missing.
+struct KeptKeys {
+    keys: Kept<KeySet>,
+    looked: Option<Instant>,
+}
+
 impl<T> Kept<T> {
     fn if_younger(&self, than: Duration) -> Option<Arc<T>> {
         (self.read.elapsed() < than).then(|| Arc::clone(&self.value))
     }
 }
 
-/// When keys must be fetched: they are too old, or one is missing and nobody has looked for a minute.
-fn keys_are_due(age: Duration, missing: bool) -> bool {
-    age >= KEYS_TTL || (missing && age >= KEYS_PAUSE)
+/// When keys must be fetched: they are too old, or one is missing and nobody has looked for a missing one for a minute. A
+/// read for another reason does not count as a look: a provider that changes its keys right after it would lock
+/// everybody out for that minute.
+fn keys_are_due(age: Duration, missing: bool, since_look: Option<Duration>) -> bool {
+    age >= KEYS_TTL || (missing && since_look.is_none_or(|ago| ago >= KEYS_PAUSE))
 }
 
 /// All providers of one process.
@@ -52,7 +60,7 @@ pub struct Providers {
     https_only: bool,
     // Keyed by issuer and client, so that two stores' providers never share what one of them answered.
     metadata: Mutex<HashMap<(String, String), Kept<Metadata>>>,
-    keys: Mutex<HashMap<String, Kept<KeySet>>>,
+    keys: Mutex<HashMap<String, KeptKeys>>,
 }
 
 impl Providers {
@@ -94,15 +102,22 @@ impl Providers {
 
     async fn keys(&self, at: &Url, missing: bool) -> Result<Arc<KeySet>, OidcError> {
         let mut kept = self.keys.lock().await;
-        if let Some(keys) = kept.get(at.as_str())
+        let mut looked = None;
+        if let Some(KeptKeys { keys, looked: before }) = kept.get_mut(at.as_str()) {
             // Attack: tokens with invented key ids, each of which would cost a request.
-            && !keys_are_due(keys.read.elapsed(), missing)
-        {
-            return Ok(Arc::clone(&keys.value));
+            if !keys_are_due(keys.read.elapsed(), missing, before.map(|at| at.elapsed())) {
+                return Ok(Arc::clone(&keys.value));
+            }
+            if missing {
+                // Noted before the answer: one that fails is a look as well.
+                *before = Some(Instant::now());
+            }
+            looked = *before;
         }
         let json = self.ok(self.http.get(at.clone()).header(ACCEPT, "application/json")).await?;
         let value = Arc::new(KeySet::parse(&json)?);
-        kept.insert(at.as_str().to_owned(), Kept { value: Arc::clone(&value), read: Instant::now() });
+        let keys = Kept { value: Arc::clone(&value), read: Instant::now() };
+        kept.insert(at.as_str().to_owned(), KeptKeys { keys, looked });
         Ok(value)
     }
 
@@ -237,9 +252,11 @@ mod tests {
     #[test]
     fn keys_are_fetched_every_hour_and_for_an_unknown_one_every_minute() {
         let secs = Duration::from_secs;
-        assert!(!keys_are_due(secs(3_599), false));
-        assert!(keys_are_due(secs(3_600), false));
-        assert!(!keys_are_due(secs(59), true));
-        assert!(keys_are_due(secs(60), true));
+        assert!(!keys_are_due(secs(3_599), false, None));
+        assert!(keys_are_due(secs(3_600), false, Some(secs(1))));
+        assert!(keys_are_due(secs(1), true, None));
+        assert!(!keys_are_due(secs(1), true, Some(secs(59))));
+        assert!(keys_are_due(secs(61), true, Some(secs(60))));
+        assert!(!keys_are_due(secs(61), false, Some(secs(60))));
     }
 }

@@ -80,6 +80,8 @@ pub enum Page {
     EmailMissing,
     /// The provider has not verified the customer's e-mail address.
     EmailNotVerified,
+    /// The shop ties the customer's e-mail address to another sign-in.
+    SignInOther,
     /// There is no such sign-in.
     SignInNotOffered,
     /// The provider does not answer, or not as it should.
@@ -119,6 +121,7 @@ impl Page {
         Self::SignInCancelled,
         Self::EmailMissing,
         Self::EmailNotVerified,
+        Self::SignInOther,
         Self::SignInNotOffered,
         Self::ProviderDown,
         Self::TooManyRequests,
@@ -137,6 +140,7 @@ impl Page {
             Self::StateMissing | Self::Expired | Self::BadRequest | Self::OpenFromAdmin | Self::SignInFailed => {
                 StatusCode::BAD_REQUEST
             }
+            Self::SignInOther => StatusCode::CONFLICT,
             Self::NotFound | Self::SignInNotOffered => StatusCode::NOT_FOUND,
             Self::ProviderDown => StatusCode::BAD_GATEWAY,
             Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
@@ -162,6 +166,7 @@ impl Page {
             Self::SignInCancelled => "sign_in_cancelled",
             Self::EmailMissing => "email_missing",
             Self::EmailNotVerified => "email_not_verified",
+            Self::SignInOther => "sign_in_other",
             Self::SignInNotOffered => "sign_in_not_offered",
             Self::ProviderDown => "provider_down",
             Self::TooManyRequests => "too_many_requests",
@@ -318,6 +323,18 @@ impl Page {
                     "メールアドレスが確認されていません",
                     "ログインサービスのアカウントに登録されたメールアドレスがご本人のものと確認されていないため、ログインに使用できません。",
                     "ログインサービスの確認メールなどでアドレスの確認を済ませてから、もう一度ログインしてください。",
+                ],
+            ),
+            Self::SignInOther => (
+                [
+                    "Your e-mail address is in use with another sign-in",
+                    "The shop has an account with this e-mail address that belongs to another way to sign in.",
+                    "Sign in the way you did before. If you cannot, ask the shop and give them the number below.",
+                ],
+                [
+                    "このメールアドレスは別のログイン方法で使用されています",
+                    "ストアには、同じメールアドレスで別のログイン方法を使用しているアカウントがあります。",
+                    "以前と同じ方法でログインしてください。ログインできない場合は、下の番号を添えてストアにお問い合わせください。",
                 ],
             ),
             Self::SignInNotOffered => (

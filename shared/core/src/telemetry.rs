@@ -327,6 +327,8 @@ metrics! {
     Retired Count ["kind"];
     /// A customer was signed in by Multipass.
     SsoLogin Count [];
+    /// A customer whom the store had was given an identifier.
+    SsoLinked Count [];
     /// A sign-in was refused.
     SsoRefused Count ["code"];
 }
