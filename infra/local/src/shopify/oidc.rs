@@ -150,6 +150,7 @@ impl Standin {
     }
 
     fn jwks(&self, line: bool) -> Response {
+        self.with_state(|state, _| *state.counters.entry("oidc.jwks".to_owned()).or_default() += 1);
         let keys = if line {
             json!([])
         } else {

@@ -19,8 +19,22 @@ use super::{Call, Standin, escape, html, not_found, redirect, sign};
 /// Milliseconds for which a token may be used.
 const TOKEN_LIFE: i64 = 15 * 60 * 1_000;
 const COOKIE: &str = "storefront_session";
+/// Shopify's words for a customer who has no identifier, or another one.
+const TAKEN: &str =
+    "The given email address is already used by another customer (with a different Multipass identifier).";
 
 impl Standin {
+    /// Makes a new Multipass secret for the shop, as its admin does when Multipass is switched off and on: the old one is
+    /// void at once. The operator's part, to put it into the secret store, is left to the caller.
+    pub fn rotate_multipass(&self, shop: &str) {
+        self.with_state(|state, now| {
+            if let Some(found) = state.shops.get_mut(shop) {
+                found.multipass = Some(sign::random_hex(16));
+                state.record(now, Some(shop), "multipass", "A new Multipass secret was made", Value::Null);
+            }
+        });
+    }
+
     pub(super) fn storefront(&self, shop: &str, call: &Call, segments: &[&str]) -> Response {
         if call.method != Method::GET {
             return not_found();
@@ -56,10 +70,11 @@ impl Standin {
         let parameters = [("shop".to_owned(), shop.to_owned()), ("return_to".to_owned(), here)];
         let account = match customer {
             Some(customer) => format!(
-                "<p id=\"customer\">Logged in as <strong>{}</strong></p><p><a id=\"log-out\" href=\"{}/account/logout\">\
+                "<p id=\"customer\">Logged in as <strong>{}</strong></p><p><a id=\"log-out\" href=\"{}/logout?{}\">\
                  Log out</a></p>",
                 escape(customer.email.as_deref().unwrap_or("a customer without e-mail")),
-                escape(&call.base),
+                escape(&self.config.addresses.sso),
+                escape(&sign::encode_query(&parameters)),
             ),
             None => format!(
                 "<p id=\"anonymous\">You are not logged in.</p><p><a class=\"button primary\" id=\"log-in\" \
@@ -164,7 +179,7 @@ fn log_in(
         (Some(id), _, _) => id,
         // Attack: an outside account with somebody's e-mail takes over that customer. A customer who exists without this
         // identifier, or with another one, is not given away.
-        (None, Some(_), Some(_)) => return Err("The customer has no or another Multipass identifier."),
+        (None, Some(_), Some(_)) => return Err(TAKEN),
         (None, Some(id), None) => id,
         (None, None, _) => found.add_customer(Some(email.clone()), None, "", "", now),
     };
@@ -209,11 +224,9 @@ fn open(secret: &str, token: &str) -> Option<Value> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::standin;
+    use super::super::tests::{SHOP, send, standin};
     use super::*;
     use aes::cipher::BlockModeEncrypt;
-
-    const SHOP: &str = "kumo-coffee.myshopify.com";
 
     fn make(secret: &str, claims: &Value) -> String {
         use hmac::KeyInit as _;
@@ -240,36 +253,131 @@ mod tests {
         }
     }
 
-    #[test]
-    fn tokens_are_held_to_shopifys_rules() {
-        let standin = standin();
-        standin.with_state(|state, now| {
-            let at = |offset: i64| super::super::state::rfc3339(now + offset);
-            let secret = state.shops[SHOP].multipass.clone().unwrap();
-            let mut go = |secret: &str, claims: Value| {
-                log_in(state, SHOP, &make(secret, &claims), "127.0.0.1", now).map(|(_, to)| to)
-            };
-            let fresh =
-                json!({"email": "new@example.com", "created_at": at(0), "return_to": format!("https://{SHOP}/x")});
-            assert_eq!(go(&secret, fresh.clone()), Ok(Some(format!("https://{SHOP}/x"))));
-            assert_eq!(go(&secret, fresh), Err("The token has been used already."));
-            assert!(go("another secret", json!({"email": "a@example.com", "created_at": at(0)})).is_err());
-            assert!(go(&secret, json!({"email": "a@example.com", "created_at": at(-TOKEN_LIFE)})).is_err());
-            assert!(go(&secret, json!({"email": "a@example.com", "created_at": at(1 - TOKEN_LIFE)})).is_ok());
-            assert!(go(&secret, json!({"email": "a@example.com", "created_at": "yesterday"})).is_err());
-            assert!(go(&secret, json!({"created_at": at(0)})).is_err());
-            let from = |ip: &str| json!({"email": "b@example.com", "created_at": at(0), "remote_ip": ip});
-            assert!(go(&secret, from("203.0.113.7")).is_err());
-            assert!(go(&secret, from("127.0.0.1")).is_ok());
-            // A customer of the store, who has no identifier yet.
-            let known = |id: &str| json!({"email": "aoi@example.com", "created_at": at(0), "identifier": id});
-            assert_eq!(go(&secret, known("x")), Err("The customer has no or another Multipass identifier."));
-            let own = |id: &str, email: &str| json!({"email": email, "created_at": at(0), "identifier": id});
-            assert!(go(&secret, own("line:1", "c@example.com")).is_ok());
-            assert!(go(&secret, own("line:2", "c@example.com")).is_err());
-            assert!(go(&secret, own("line:1", "aoi@example.com")).is_err());
-            assert!(go(&secret, own("line:1", "moved@example.com")).is_ok());
+    /// A browser at the store: what the login answers to a token, and where it leads.
+    struct Visitor {
+        standin: std::sync::Arc<Standin>,
+        address: &'static str,
+    }
+
+    impl Visitor {
+        fn new() -> Self {
+            Self { standin: standin(), address: "203.0.113.7" }
+        }
+
+        /// An RFC 3339 time, so many milliseconds from now.
+        fn at(offset: i64) -> String {
+            super::super::state::rfc3339(crate::now() + offset)
+        }
+
+        async fn get(&self, path: &str, cookie: &str) -> (u16, http::HeaderMap, String) {
+            let request = http::Request::get(path).header("host", SHOP).header("x-forwarded-for", self.address);
+            send(&self.standin, request.header("cookie", cookie), "").await
+        }
+
+        /// Brings a token: the page that it leads to with what that page says of the customer, or the reason why not.
+        async fn brings(&self, token: &str) -> Result<(String, String), String> {
+            let (status, headers, body) = self.get(&format!("/account/login/multipass/{token}"), "").await;
+            if status == 400 {
+                assert!(!headers.contains_key("set-cookie"));
+                let reason = body.split("id=\"reason\">").nth(1).and_then(|rest| rest.split('<').next());
+                return Err(reason.unwrap().to_owned());
+            }
+            assert_eq!(status, 302, "{body}");
+            let cookie = headers["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned();
+            let to = headers["location"].to_str().unwrap().to_owned();
+            let (_, _, page) = self.get(&to, &cookie).await;
+            assert!(page.contains("Logged in as"), "{page}");
+            Ok((to, page))
+        }
+
+        async fn claims(&self, claims: Value) -> Result<(String, String), String> {
+            let secret = self.standin.multipass_secrets()[SHOP].clone();
+            self.brings(&make(&secret, &claims)).await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_is_good_for_fifteen_minutes_and_once() {
+        let visitor = Visitor::new();
+        let of = |offset| json!({"email": "new@example.com", "created_at": Visitor::at(offset), "return_to": "/x?y=1"});
+        let (to, page) = visitor.claims(of(0)).await.unwrap();
+        assert!(to == "/x?y=1" && page.contains("new@example.com"), "{to}: {page}");
+        let token = make(&visitor.standin.multipass_secrets()[SHOP], &of(-5_000));
+        assert!(visitor.brings(&token).await.is_ok());
+        assert_eq!(visitor.brings(&token).await.unwrap_err(), "The token has been used already.");
+        // The same token in another spelling.
+        assert_eq!(visitor.brings(token.trim_end_matches('=')).await.unwrap_err(), "The token has been used already.");
+        assert!(visitor.claims(of(30_000 - TOKEN_LIFE)).await.is_ok());
+        for wrong in [-TOKEN_LIFE, -86_400_000, 120_000] {
+            assert_eq!(visitor.claims(of(wrong)).await.unwrap_err(), "The token has expired.", "{wrong}");
+        }
+        // A clock put forward ages what Shopify has issued, not what the app makes.
+        visitor.standin.advance(std::time::Duration::from_secs(3_600));
+        assert!(visitor.claims(of(-10_000)).await.is_ok());
+        for claims in [json!({"created_at": Visitor::at(0)}), json!({"email": "a@example.com"}), json!([])] {
+            assert!(visitor.claims(claims).await.is_err());
+        }
+        let yesterday = json!({"email": "a@example.com", "created_at": "yesterday"});
+        assert!(visitor.claims(yesterday).await.unwrap_err().contains("ISO 8601"));
+        let foreign = make("another secret", &of(0));
+        let reason = visitor.brings(&foreign).await.unwrap_err();
+        assert_eq!(reason, "The token was not made with this store&#39;s secret.");
+    }
+
+    #[tokio::test]
+    async fn a_token_is_good_at_the_address_that_it_names() {
+        let mut visitor = Visitor::new();
+        let of = |ip: &str| json!({"email": "b@example.com", "created_at": Visitor::at(0), "remote_ip": ip});
+        assert!(visitor.claims(of("203.0.113.7")).await.is_ok());
+        for other in ["203.0.113.8", "127.0.0.1", "2001:db8::1"] {
+            let reason = visitor.claims(of(other)).await.unwrap_err();
+            assert_eq!(reason, "The token was made for another address.", "{other}");
+        }
+        visitor.address = "198.51.100.1";
+        assert!(visitor.claims(of("203.0.113.7")).await.is_err());
+        assert!(visitor.claims(of("198.51.100.1")).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn an_identifier_belongs_to_one_customer() {
+        let visitor = Visitor::new();
+        let of = |id: &str, email: &str| json!({"email": email, "created_at": Visitor::at(0), "identifier": id});
+        // A customer of the store, who has no identifier yet.
+        let other = TAKEN;
+        assert_eq!(visitor.claims(of("x", "aoi@example.com")).await.unwrap_err(), other);
+        assert_eq!(visitor.claims(of("x", "AOI@example.com")).await.unwrap_err(), other);
+        assert!(visitor.claims(of("line:1", "c@example.com")).await.is_ok());
+        assert_eq!(visitor.claims(of("line:2", "c@example.com")).await.unwrap_err(), other);
+        let reason = visitor.claims(of("line:1", "aoi@example.com")).await.unwrap_err();
+        assert_eq!(reason, "The e-mail address belongs to another customer.");
+        let (_, page) = visitor.claims(of("line:1", "moved@example.com")).await.unwrap();
+        assert!(page.contains("moved@example.com"));
+    }
+
+    #[tokio::test]
+    async fn a_disabled_customer_is_enabled_again() {
+        let visitor = Visitor::new();
+        let of = || json!({"email": "aoi@example.com", "created_at": Visitor::at(0)});
+        let state = || {
+            visitor.standin.with_state(|state, _| {
+                let customers = &mut state.shops.get_mut(SHOP).unwrap().customers;
+                customers
+                    .values_mut()
+                    .find(|known| known.email.as_deref() == Some("aoi@example.com"))
+                    .unwrap()
+                    .state
+                    .clone()
+            })
+        };
+        let input = visitor.standin.with_state(|state, _| {
+            let customers = &state.shops[SHOP].customers;
+            let id = customers.values().find(|known| known.email.as_deref() == Some("aoi@example.com")).unwrap().id;
+            json!({"customer": id, "state": "disabled", "wait": false})
         });
+        visitor.standin.act("customer_update", &input).await.unwrap();
+        assert_eq!(state(), "disabled");
+        assert!(visitor.claims(of()).await.is_ok());
+        assert_eq!(state(), "enabled");
     }
 
     #[test]
