@@ -45,7 +45,7 @@ enum Command {
     /// What lies in the dead-letter queues, and sending it back.
     #[command(subcommand)]
     Queue(queue::Command),
-    /// Multipass tokens: what one says, and making one. The secret comes from a file or the environment's `SHOPIFY_SECRETS`.
+    /// Multipass tokens: what one says, and making one. The secret comes from a file or the secret store.
     #[command(subcommand)]
     Multipass(multipass::Multipass),
     /// Checks a deployment from outside; exits with 1 when something is wrong. Changes nothing.
@@ -117,7 +117,7 @@ async fn run(arguments: Arguments) -> Result<bool, CliError> {
         Command::Tokens(command) => tokens::run(command, &target()?, json).await,
         Command::Privacy(command) => privacy::run(command, &target()?, json).await,
         Command::Queue(command) => queue::run(command, &target()?, json).await,
-        Command::Multipass(command) => Ok(multipass::run(command).await),
+        Command::Multipass(command) => Ok(multipass::run(command, &target()?, json).await),
         Command::Doctor(command) => doctor::run(&command, &target()?, json).await,
     }
 }

@@ -8,12 +8,15 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use gatehouse_core::config::{AppSettings, BaseSettings, Reader};
+use gatehouse_core::config::{AppSettings, BaseSettings, FrontSettings};
 use gatehouse_core::secrets::SecretStore;
 use gatehouse_core::{aws, clock};
 use gatehouse_shopify::multipass::{self, Customer, EmailProof, MultipassSecret, StoreDomain, StoreHosts};
 use gatehouse_shopify::{SecretString, ShopDomain, Timestamp};
 use serde_json::json;
+
+use crate::CliError;
+use crate::target::Target;
 
 /// The longest secret file or customer that is read, in bytes.
 const MAX_INPUT: u64 = 64 * 1024;
@@ -70,9 +73,9 @@ pub(crate) enum Problem {
     /// The store has no secret.
     #[error("the app's secrets hold no Multipass secret for this store: add it under `multipass`")]
     NoSecret,
-    /// The settings are wrong.
+    /// The deployment's settings are wrong.
     #[error(transparent)]
-    Settings(#[from] gatehouse_core::config::ConfigError),
+    Target(#[from] CliError),
     /// The secret store does not answer.
     #[error(transparent)]
     Secrets(#[from] gatehouse_core::secrets::SecretsError),
@@ -82,8 +85,8 @@ pub(crate) enum Problem {
 }
 
 /// Runs the command and says how it went. False when there is nothing to show.
-pub(crate) async fn run(command: Multipass) -> bool {
-    match answer(command).await {
+pub(crate) async fn run(command: Multipass, target: &Target, json: bool) -> bool {
+    match answer(command, target, json).await {
         Ok(text) => {
             println!("{text}");
             true
@@ -95,11 +98,11 @@ pub(crate) async fn run(command: Multipass) -> bool {
     }
 }
 
-async fn answer(command: Multipass) -> Result<String, Problem> {
+async fn answer(command: Multipass, target: &Target, json: bool) -> Result<String, Problem> {
     match command {
         Multipass::Open { token, secret } => {
             let token = if token == "-" { read_input()? } else { token };
-            let secrets = secrets_of(&secret).await?;
+            let secrets = secrets_of(&secret, target).await?;
             open(&secrets, &token, clock::now())
         }
         Multipass::Make { host, email_is_verified, secret } => {
@@ -110,12 +113,19 @@ async fn answer(command: Multipass) -> Result<String, Problem> {
                 Some(host) => StoreHosts::new(StoreDomain::parse(&host)?, vec![own]),
                 None => StoreHosts::new(own, Vec::new()),
             };
-            let secrets = secrets_of(&secret).await?;
+            let secrets = secrets_of(&secret, target).await?;
             let proof = if email_is_verified { EmailProof::VouchedByOperator } else { EmailProof::Unverified };
             let customer = Customer::from_json(read_input()?.as_bytes(), &hosts, proof)?;
             let newest = secrets.first().ok_or(Problem::NoSecret)?;
             let token = multipass::make(newest, clock::random_bytes(), &customer, clock::now());
-            Ok(token.login_url(hosts.login()).expose().to_owned())
+            let url = token.login_url(hosts.login());
+            let url = if target.is_local() {
+                // The local house's stores answer under an address of its own.
+                target.read(FrontSettings::read)?.page(url.expose())
+            } else {
+                url.expose().to_owned()
+            };
+            Ok(if json { json!({ "login_url": url }).to_string() } else { url })
         }
     }
 }
@@ -135,16 +145,16 @@ fn open(secrets: &[MultipassSecret], token: &str, now: Timestamp) -> Result<Stri
     Ok(serde_json::to_string_pretty(&shown).expect("strings always make JSON"))
 }
 
-async fn secrets_of(secret: &Secret) -> Result<Vec<MultipassSecret>, Problem> {
+async fn secrets_of(secret: &Secret, target: &Target) -> Result<Vec<MultipassSecret>, Problem> {
     let texts: Vec<SecretString> = match (&secret.secret_file, &secret.shop) {
         (Some(file), _) => vec![SecretString::from(read_file(file)?.trim_end_matches(['\r', '\n']))],
         (None, Some(shop)) => {
             let shop = ShopDomain::parse(shop).map_err(|_| Problem::BadShop)?;
-            let (base, app) = Reader::from_env(|r| {
+            let (base, app) = target.read(|r| {
                 let (base, app) = (BaseSettings::read(r), AppSettings::read(r));
                 Some((base?, app?))
             })?;
-            let config = aws::sdk_config(&base, aws::Patience::Request).await;
+            let config = target.sdk_config(&base).await;
             let store = SecretStore::new(aws::secrets_manager(&config), app.secrets_id);
             store.get().await?.multipass_all(&shop).to_vec()
         }
@@ -205,11 +215,15 @@ mod tests {
         let path = directory.path().join("secret");
         std::fs::write(&path, "hush\n").unwrap();
         let from = Secret { shop: None, secret_file: Some(path.clone()) };
-        assert!(open(&secrets_of(&from).await.unwrap(), TOKEN, Timestamp::from_secs(0)).is_ok());
+        let environment = Target::find(None).unwrap();
+        assert!(open(&secrets_of(&from, &environment).await.unwrap(), TOKEN, Timestamp::from_secs(0)).is_ok());
         std::fs::write(&path, "x".repeat(70_000)).unwrap();
-        assert!(matches!(secrets_of(&from).await, Err(Problem::TooLarge(_))));
+        assert!(matches!(secrets_of(&from, &environment).await, Err(Problem::TooLarge(_))));
         std::fs::write(&path, "\n").unwrap();
-        assert!(matches!(secrets_of(&from).await, Err(Problem::Multipass(_))));
-        assert!(matches!(secrets_of(&Secret { shop: None, secret_file: None }).await, Err(Problem::NoShop)));
+        assert!(matches!(secrets_of(&from, &environment).await, Err(Problem::Multipass(_))));
+        assert!(matches!(
+            secrets_of(&Secret { shop: None, secret_file: None }, &environment).await,
+            Err(Problem::NoShop)
+        ));
     }
 }

@@ -73,7 +73,7 @@ impl Target {
         }
     }
 
-    async fn sdk_config(&self, base: &BaseSettings) -> SdkConfig {
+    pub(crate) async fn sdk_config(&self, base: &BaseSettings) -> SdkConfig {
         match &self.house {
             Some(_) => aws::local_config(base, Patience::Request).await,
             None => aws::sdk_config(base, Patience::Background).await,

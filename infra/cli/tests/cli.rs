@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::Arc;
 
 use gatehouse_core::config::{AppSettings, BaseSettings, Reader, ShopifySettings, TableSettings, markdown_table};
@@ -45,9 +46,18 @@ impl Desk {
 
     /// Runs the command; its exit code and its answer in JSON.
     async fn run(&self, arguments: &[&str]) -> (i32, Value) {
+        self.fed(arguments, "").await
+    }
+
+    /// Runs the command with this on its standard input.
+    async fn fed(&self, arguments: &[&str], input: &str) -> (i32, Value) {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_gatehouse"));
         command.args(arguments).args(["--local", "--json", "--running", &self.file("running.json")]);
-        let output = command.current_dir(root()).env_clear().output().await.unwrap();
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.current_dir(root()).env_clear().spawn().unwrap();
+        // One that reads no input may have ended before it is written.
+        child.stdin.take().unwrap().write_all(input.as_bytes()).await.ok();
+        let output = child.wait_with_output().await.unwrap();
         let text = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
         assert!(!text.contains("shpat_") && !text.contains("shprt_") && !text.contains("shpss_"), "{text}");
         (output.status.code().unwrap(), serde_json::from_str(&text).unwrap_or(Value::String(text)))
@@ -290,6 +300,73 @@ async fn the_doctor_finds_a_healthy_house_healthy_and_sees_every_check_fail() {
     let desk = Desk::of(&harness, &[], &[]);
     let (_, report) = desk.run(&["doctor", "--webhook", "https://127.0.0.1:9"]).await;
     assert!(by_verdict(&report)["WRONG"].contains("TLS: webhooks"), "{report:#}");
+}
+
+#[tokio::test]
+async fn support_makes_and_opens_multipass_tokens() {
+    let harness = quiet().await;
+    let desk = Desk::of(&harness, &[], &[]);
+    let store = harness.local.app().shop.to_string();
+    let secret = harness.local.app().multipass_secret.expose().to_owned();
+    let customer = r#"{"email": "support@example.com", "return_to": "/pages/help"}"#;
+    let make = ["multipass", "make", "--shop", &store, "--email-is-verified"];
+
+    // The secret of the running house's store; and the address is one that it serves.
+    let (code, made) = desk.fed(&make, customer).await;
+    assert_eq!(code, 0, "{made}");
+    let url = made["login_url"].as_str().unwrap();
+    let front = format!("{}/{store}", harness.local.addresses().shopify);
+    assert!(url.starts_with(&format!("{front}/account/login/multipass/")), "{url}");
+    for given in [url, url.rsplit('/').next().unwrap()] {
+        let (code, shown) = desk.fed(&["multipass", "open", "--shop", &store, "-"], given).await;
+        assert_eq!(
+            (code, &shown["customer"]["email"], &shown["live"]),
+            (0, &json!("support@example.com"), &json!(true))
+        );
+        assert_eq!(shown["made_with"], "the current secret");
+    }
+    let page = harness.get(url).await;
+    assert_eq!(page.headers()["location"].to_str().unwrap(), format!("/{store}/pages/help"));
+    assert_eq!(harness.get(url).await.status(), 400, "once");
+
+    // From a file; another store's secret opens nothing.
+    std::fs::write(desk.file("secret"), format!("{secret}\n")).unwrap();
+    let (code, shown) = desk.run(&["multipass", "open", "--secret-file", &desk.file("secret"), url]).await;
+    assert_eq!((code, &shown["live"]), (0, &json!(true)));
+    std::fs::write(desk.file("other"), "another secret").unwrap();
+    let (code, shown) = desk.run(&["multipass", "open", "--secret-file", &desk.file("other"), url]).await;
+    assert!(code == 1 && shown.to_string().contains("not made with this store's"), "{shown}");
+
+    // A new secret at Shopify and in the store: the earlier token says so, new ones are taken.
+    harness.local.shopify().rotate_multipass(&store);
+    let new = harness.local.shopify().multipass_secrets()[&store].clone();
+    let stored = json!({ "client_secret": "x", "multipass": { &store: [new, secret] } });
+    let input = json!({ "SecretId": harness.setting("SHOPIFY_SECRETS"), "SecretString": stored.to_string() });
+    harness.local.aws().call("secretsmanager", "PutSecretValue", &input).await.unwrap();
+    let (_, shown) = desk.run(&["multipass", "open", "--shop", &store, url]).await;
+    assert!(shown["made_with"].as_str().unwrap().contains("earlier") && shown["live"] == false, "{shown}");
+    let (_, made) = desk.fed(&make, customer).await;
+    assert_eq!(harness.get(made["login_url"].as_str().unwrap()).await.status(), 302);
+
+    // What must not make a token, and the sentence that says why.
+    let refused = async |arguments: &[&str], input: &str, why: &str| {
+        let (code, said) = desk.fed(&[&["multipass"], arguments].concat(), input).await;
+        assert!(code != 0 && said.to_string().contains(why), "{arguments:?}: {code} {said}");
+        assert!(!said.to_string().contains("account/login"), "{said}");
+    };
+    refused(&["make", "--shop", &store], customer, "not verified").await;
+    refused(&make[1..], "{}", "e-mail").await;
+    refused(&make[1..], "nonsense", "").await;
+    refused(&make[1..], &"x".repeat(70_000), "64 KiB").await;
+    let elsewhere = r#"{"email": "support@example.com", "return_to": "https://evil.example/"}"#;
+    refused(&make[1..], elsewhere, "page to return to").await;
+    refused(&["make", "--shop", "hinode-books.myshopify.com", "--email-is-verified"], customer, "no Multipass secret")
+        .await;
+    refused(&["make", "--shop", "evil.example", "--email-is-verified"], customer, "myshopify.com").await;
+    refused(&["make", "--email-is-verified"], customer, "name the store").await;
+    // There is no argument that takes a secret.
+    refused(&["make", "--shop", &store, "--email-is-verified", "--secret", &new], customer, "--secret").await;
+    refused(&["make", "--shop", &store, "--email-is-verified", &new], customer, "unexpected argument").await;
 }
 
 #[tokio::test]
