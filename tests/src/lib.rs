@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use gatehouse_local::{Local, Options, binaries};
 use serde_json::{Value, json};
 
+pub mod installed;
 pub mod sign;
 
 /// How long a test waits for what must happen soon.

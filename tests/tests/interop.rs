@@ -4,85 +4,29 @@
 #![expect(clippy::unwrap_used, reason = "a test that meets what it does not expect must fail")]
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
 
-use gatehouse_local::{Options, binaries};
+use gatehouse_local::Options;
 use gatehouse_shopify::Timestamp;
 use gatehouse_shopify::multipass::{self, Customer, EmailProof, MultipassSecret, StoreDomain, StoreHosts};
-use gatehouse_tests::{Harness, until};
+use gatehouse_tests::Harness;
+use gatehouse_tests::installed::{MockProvider, directory, installed};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-const PROVIDER: &str = "oidc-provider-mock==0.3.4";
 const LIBRARIES: [&str; 2] = ["multipassify@1.1.0", "multipass-js@0.1.6"];
-
-#[expect(clippy::disallowed_methods, reason = "a test's own switch, no setting of the system")]
-fn required() -> bool {
-    std::env::var("GATEHOUSE_REQUIRE_INTEROP").is_ok_and(|value| value == "1")
-}
-
-fn directory(name: &str) -> PathBuf {
-    let directory = binaries::directory().unwrap().join("interop").join(name);
-    std::fs::create_dir_all(&directory).unwrap();
-    directory
-}
-
-/// Runs an installer. False, said aloud, where it does not succeed and need not.
-#[expect(clippy::print_stdout, reason = "a skipped test must say so")]
-async fn installed(what: &str, command: &mut Command) -> bool {
-    let run = command.stdin(Stdio::null()).kill_on_drop(true).output();
-    let why = match tokio::time::timeout(Duration::from_secs(180), run).await {
-        Ok(Ok(output)) if output.status.success() => return true,
-        Ok(Ok(output)) => String::from_utf8_lossy(&output.stderr).into_owned(),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "it took longer than three minutes".to_owned(),
-    };
-    assert!(!required(), "{what} could not be installed: {why}");
-    println!("SKIPPED: {what} could not be installed: {}", why.lines().last().unwrap_or_default());
-    false
-}
-
-async fn provider(venv: &Path) -> bool {
-    installed("a Python environment", Command::new("python3").args(["-m", "venv"]).arg(venv)).await
-        && installed(
-            PROVIDER,
-            Command::new(venv.join("bin/pip")).args(["install", "--quiet", "--disable-pip-version-check", PROVIDER]),
-        )
-        .await
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 #[tokio::test]
 async fn a_provider_that_nobody_here_wrote() {
-    let venv = directory("python");
-    if !provider(&venv).await {
-        return;
-    }
-    let port = free_port();
-    let issuer = format!("http://127.0.0.1:{port}");
     let user = json!({"sub": "p-1", "email": "passenger@example.com", "email_verified": true, "given_name": "Pat"});
-    let _mock = Command::new(venv.join("bin/oidc-provider-mock"))
-        .args(["--port", &port.to_string(), "--require-nonce", "true", "--user-claims", &user.to_string()])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
+    let Some(provider) = MockProvider::start(&user).await else { return };
     let shop = "gatehouse-demo.myshopify.com";
     let providers = json!({ shop: { "providers": [{
-        "name": "mock", "profile": "generic", "issuer": issuer, "client_id": "anybody", "secret": "oidc_client_secret",
+        "name": "mock", "profile": "generic", "issuer": provider.issuer, "client_id": "anybody", "secret": "oidc_client_secret",
     }] } });
     let settings = BTreeMap::from([("SSO_PROVIDERS".to_owned(), providers.to_string())]);
     let harness = Harness::with(Options { settings, ..Options::default() }).await;
-    until("the provider answers", async || {
-        harness.http.get(format!("{issuer}/.well-known/openid-configuration")).send().await.ok()
-    })
-    .await;
     let sso = &harness.local.addresses().sso;
     let journey = async |subject: &str| {
         let begun = harness.get(&format!("{sso}/login?shop={shop}&return_to=/pages/about")).await;

@@ -19,7 +19,7 @@ use crate::journey::*;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A browser with a fresh profile; it ends with the value.
-struct Browser {
+pub(crate) struct Browser {
     driver: Child,
     session: String,
     http: reqwest::Client,
@@ -28,7 +28,7 @@ struct Browser {
 impl Browser {
     /// `None` where no browser is found.
     #[expect(clippy::print_stderr, reason = "a skipped test must say so")]
-    async fn start() -> Option<Self> {
+    pub(crate) async fn start() -> Option<Self> {
         match Self::open().await {
             Ok(browser) => Some(browser),
             Err(why) => {
@@ -90,12 +90,12 @@ impl Browser {
         request.send().await.unwrap().json::<Value>().await.unwrap()["value"].take()
     }
 
-    async fn go(&self, url: &str) {
+    pub(crate) async fn go(&self, url: &str) {
         let answer = self.post("url", json!({ "url": url })).await;
         assert!(answer.is_null(), "{url}: {answer}");
     }
 
-    async fn url(&self) -> String {
+    pub(crate) async fn url(&self) -> String {
         self.get("url").await.as_str().unwrap_or_default().to_owned()
     }
 
@@ -106,7 +106,7 @@ impl Browser {
     }
 
     /// Waits until the element is there and takes a click.
-    async fn click(&self, css: &str) {
+    pub(crate) async fn click(&self, css: &str) {
         self.until(css, async || {
             let id = self.find(css).await?;
             self.post(&format!("element/{id}/click"), json!({})).await.is_null().then_some(())
@@ -115,13 +115,13 @@ impl Browser {
     }
 
     /// What the page (or the frame that is chosen) says.
-    async fn text(&self) -> String {
+    pub(crate) async fn text(&self) -> String {
         let script = json!({ "script": "return document.body ? document.body.innerText : ''", "args": [] });
         self.post("execute/sync", script).await.as_str().unwrap_or_default().to_owned()
     }
 
     /// Waits until the page says all of this.
-    async fn says(&self, words: &[&str]) -> String {
+    pub(crate) async fn says(&self, words: &[&str]) -> String {
         self.until(&format!("the page says {words:?}"), async || {
             let text = self.text().await;
             words.iter().all(|word| text.contains(word)).then_some(text)
@@ -160,7 +160,7 @@ impl Browser {
         }
     }
 
-    async fn close(mut self) {
+    pub(crate) async fn close(mut self) {
         self.http.delete(&self.session).send().await.ok();
         self.driver.kill().await.ok();
     }

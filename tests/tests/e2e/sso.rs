@@ -2,6 +2,7 @@
 //! to the rules: codes once, PKCE, tokens for 15 minutes and once, identifiers, the browser's address.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use gatehouse_local::Options;
 use gatehouse_tests::Harness;
@@ -163,14 +164,16 @@ async fn nobody_gets_in_by_an_address_that_is_not_theirs() {
     refused("line-careful", "0", "email_not_verified").await;
     refused("company", "cancel", "cancelled").await;
     // One of the store's customers, who has no identifier: not given away.
+    let conflict = "already used by another customer (with a different Multipass identifier)";
     let body = refused("company", "3", "a customer was sent to the store").await;
-    assert!(!body.contains("Logged in as"), "{body}");
+    assert!(body.contains(conflict), "{body}");
     // LINE with the operator's word.
     let mut browser = Browser::new(&harness);
     let page = browser.log_in("line", "0").await;
     assert!(page.location.is_some(), "{}", page.body);
     // And the same address from the other provider is another identity.
-    refused("company", "0", "a customer was sent to the store").await;
+    let body = refused("company", "0", "a customer was sent to the store").await;
+    assert!(body.contains(conflict), "{body}");
 }
 
 #[tokio::test]
@@ -236,41 +239,286 @@ async fn attacks_on_the_journey_end_on_a_page() {
     assert_eq!(harness.http.post(format!("{sso}/callback")).send().await.unwrap().status(), 405);
 }
 
-#[tokio::test]
-async fn keys_and_secrets_change_while_customers_come() {
-    let harness = Harness::start().await;
-    assert!(Browser::new(&harness).log_in("company", "0").await.location.is_some());
-    // Keys: the process asks again at most once a minute, and this one has just asked.
-    harness.local.shopify().rotate_oidc_keys();
-    let page = Browser::new(&harness).log_in("company", "0").await;
-    assert_eq!(page.status, 400);
-    assert!(harness.logs().contains("unknown_key"));
+async fn jwks_reads(harness: &Harness) -> u64 {
+    crate::journey::counter(harness, "oidc.jwks").await
 }
 
 #[tokio::test]
-async fn a_customer_whom_the_store_has_is_linked_where_the_operator_wants_it() {
+async fn a_provider_changes_its_keys_and_logins_go_on() {
+    let harness = Harness::start().await;
+    let sso = harness.local.addresses().sso.clone();
+    assert!(Browser::new(&harness).log_in("company", "0").await.location.is_some());
+    assert!(Browser::new(&harness).log_in("company", "0").await.location.is_some());
+    assert_eq!(jwks_reads(&harness).await, 1, "kept from one login to the next");
+    // A key that is not known is looked for at once.
+    harness.local.shopify().rotate_oidc_keys();
+    assert!(Browser::new(&harness).log_in("company", "0").await.location.is_some(), "{}", harness.logs());
+    assert_eq!(jwks_reads(&harness).await, 2);
+    // Attack: key ids that nobody knows, one after the other: within this minute nobody looks again.
+    for _ in 0..4 {
+        harness.local.shopify().rotate_oidc_keys();
+        let page = Browser::new(&harness).log_in("company", "0").await;
+        assert_eq!((page.status, page.location), (400, None));
+    }
+    assert_eq!(jwks_reads(&harness).await, 2);
+    assert!(harness.logs().contains("unknown_key"));
+    // A customer who only comes by is not kept waiting for any of that.
+    assert_eq!(harness.get(&format!("{sso}/login?shop={}", harness.local.app().shop)).await.status(), 302);
+    assert_eq!(jwks_reads(&harness).await, 2);
+}
+
+/// What the operator does after Shopify has made a new Multipass secret: the newest first, the old one behind it.
+async fn store_multipass(harness: &Harness, secrets: &[&str]) {
+    let id = harness.setting("SHOPIFY_SECRETS");
+    let aws = harness.local.aws();
+    let held = aws.call("secretsmanager", "GetSecretValue", &json!({ "SecretId": id })).await.unwrap();
+    let mut value: serde_json::Value = serde_json::from_str(held["SecretString"].as_str().unwrap()).unwrap();
+    value["multipass"][harness.local.app().shop.as_str()] = json!(secrets);
+    let input = json!({ "SecretId": id, "SecretString": value.to_string() });
+    aws.call("secretsmanager", "PutSecretValue", &input).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_multipass_secret_changes_while_customers_log_in() {
+    let harness = Harness::start().await;
+    let shop = harness.local.app().shop.to_string();
+    let old = harness.local.app().multipass_secret.expose().to_owned();
+    let (began, changed) = (AtomicU32::new(0), AtomicBool::new(false));
+    let customer = async || {
+        let (mut before, mut after) = (0, 0);
+        while after < 3 {
+            let mut browser = Browser::new(&harness);
+            let callback = browser.up_to_callback("company", "0").await;
+            let was_changed = changed.load(Ordering::SeqCst);
+            let made = browser.get(&callback).await;
+            // Whatever happens to the secret, our part of the way has no gap.
+            assert_eq!(made.status, 302, "{}", made.body);
+            let taken = browser.get(made.to()).await;
+            if was_changed {
+                assert_eq!(taken.status, 302, "a login that began after the change: {}", taken.body);
+                after += 1;
+            } else if taken.status == 302 {
+                before += 1;
+                began.fetch_add(1, Ordering::SeqCst);
+            } else {
+                // Between Shopify's change and the operator's.
+                assert!(taken.body.contains("not made with this store"), "{}", taken.body);
+            }
+        }
+        before
+    };
+    let operator = async {
+        gatehouse_tests::until("customers log in", async || (began.load(Ordering::SeqCst) >= 3).then_some(())).await;
+        harness.local.shopify().rotate_multipass(&shop);
+        let new = harness.local.shopify().multipass_secrets()[&shop].clone();
+        assert_ne!(new, old);
+        store_multipass(&harness, &[&new, &old]).await;
+        changed.store(true, Ordering::SeqCst);
+    };
+    let (one, two, ()) = tokio::join!(customer(), customer(), operator);
+    assert!(one + two >= 3);
+    // One process from the first login to the last: nothing was deployed or started again for it.
+    assert!(!harness.logs().contains("secret_missing"));
+}
+
+#[tokio::test]
+async fn without_the_secret_store_logins_go_on_with_what_is_known() {
+    let harness = Harness::start().await;
+    assert!(Browser::new(&harness).log_in("company", "0").await.location.is_some());
+    let input = json!({ "SecretId": harness.setting("SHOPIFY_SECRETS"), "SecretString": "not a secret at all" });
+    harness.local.aws().call("secretsmanager", "PutSecretValue", &input).await.unwrap();
+    assert!(Browser::new(&harness).log_in("company", "0").await.location.is_some(), "{}", harness.logs());
+    assert!(harness.logs().contains("secrets_malformed"));
+}
+
+#[tokio::test]
+async fn who_was_disabled_is_enabled_and_a_token_is_for_one_browser() {
+    let harness = Harness::start().await;
+    let customer = async || {
+        let state = harness.get(&format!("{}/api/state", harness.local.addresses().admin)).await;
+        let state: serde_json::Value = state.json().await.unwrap();
+        let all = state["shops"][0]["customers"].as_array().unwrap().clone();
+        all.into_iter().find(|known| known["email"] == "visitor@example.com").unwrap()
+    };
+    assert!(Browser::new(&harness).log_in("company", "0").await.location.is_some());
+    let made = customer().await;
+    assert_eq!((&made["identifier"], &made["state"]), (&json!("company:u-1001"), &json!("enabled")));
+    let input = json!({ "customer": made["id"], "state": "disabled", "wait": false });
+    harness.local.shopify().act("customer_update", &input).await.unwrap();
+    assert_eq!(customer().await["state"], "disabled");
+    assert!(Browser::new(&harness).log_in("company", "0").await.location.is_some());
+    assert_eq!(customer().await["state"], "enabled");
+
+    // The token, taken to another place before it is used.
+    let mut browser = Browser::new(&harness);
+    let callback = browser.up_to_callback("company", "0").await;
+    let made = browser.get(&callback).await;
+    let elsewhere = harness.http.get(made.to()).header("x-forwarded-for", "203.0.113.9").send().await.unwrap();
+    assert_eq!(elsewhere.status(), 400);
+    assert!(elsewhere.text().await.unwrap().contains("made for another address"));
+    assert_eq!(browser.get(made.to()).await.status, 302, "and it is not spent by that");
+}
+
+/// A house whose `company` may link customers whom the store has; the app has these scopes.
+async fn linking_house(scopes: &str) -> Harness {
     // The issuer's address is a part of the setting, so the port must be known before.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let shop = "gatehouse-demo.myshopify.com";
-    let providers = json!({ shop: { "link_existing": true, "providers": [{
-        "name": "company", "profile": "generic", "issuer": format!("http://oidc.localhost:{port}"),
-        "client_id": "storefront-login", "secret": "oidc_client_secret",
-    }] } });
+    let provider = |name: &str| {
+        json!({
+            "name": name, "profile": "generic", "issuer": format!("http://oidc.localhost:{port}"),
+            "client_id": "storefront-login", "secret": "oidc_client_secret",
+        })
+    };
+    let providers = [provider("company"), provider("second")];
+    let providers = json!({ "gatehouse-demo.myshopify.com": { "link_existing": true, "providers": providers } });
     let settings = BTreeMap::from([
         ("SSO_PROVIDERS".to_owned(), providers.to_string()),
-        ("SHOPIFY_SCOPES".to_owned(), "read_customers,write_customers".to_owned()),
+        ("SHOPIFY_SCOPES".to_owned(), scopes.to_owned()),
     ]);
-    let harness = Harness::with(Options { port, settings, ..Options::default() }).await;
-    // Without an installation there is no token to ask with: nobody is let in by guess.
-    let page = Browser::new(&harness).log_in("company", "3").await;
-    assert_eq!(page.status, 400, "{}", page.body);
-    assert!(harness.logs().contains("not_linked"));
+    Harness::with(Options { port, settings, ..Options::default() }).await
+}
+
+async fn install(harness: &Harness) {
+    let shop = harness.local.app().shop.to_string();
     let shopify = harness.local.shopify();
     shopify.act("install_now", &json!({ "shop": shop })).await.unwrap();
     let launch = shopify.act("launch", &json!({ "shop": shop, "id_token": "fresh" })).await.unwrap();
     assert_eq!(harness.get(launch["url"].as_str().unwrap()).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_customer_whom_the_store_has_is_linked_where_the_operator_wants_it() {
+    let harness = linking_house("read_customers,write_customers").await;
+    // Without an installation there is no token to ask with: nobody is let in by guess.
+    let page = Browser::new(&harness).log_in("company", "3").await;
+    assert_eq!(page.status, 400, "{}", page.body);
+    assert!(harness.logs().contains("not_linked"));
+    install(&harness).await;
     let mut browser = Browser::new(&harness);
     let page = browser.log_in("company", "3").await;
     let to = page.location.unwrap_or_else(|| panic!("{}", page.body));
     assert!(browser.get(&to).await.body.contains("aoi@example.com"));
+    assert!(harness.logs().contains("SsoLinked"));
+    // The second time there is nothing to do.
+    assert!(Browser::new(&harness).log_in("company", "3").await.location.is_some());
+    assert_eq!(harness.logs().matches("was given an identifier").count(), 1);
+    // An address that nobody verified links nobody.
+    assert_eq!(Browser::new(&harness).log_in("company", "1").await.status, 403);
+    // The same person's account at another provider is another identity: told here, and not by Shopify's error page.
+    let mut other = Browser::new(&harness);
+    let page = other.log_in("second", "3").await;
+    assert_eq!(page.status, 409, "{}", page.body);
+    assert!(page.body.contains("another sign-in") && page.body.contains("Request number"), "{}", page.body);
+    assert!(harness.logs().contains("identifier_conflict"));
+    assert!(!other.cookies.keys().any(|(_, name)| name == STORE_COOKIE));
+    assert!(!harness.logs().contains("aoi@example.com"));
+    // The identity is taken: it moved to another address, under which the store has another customer.
+    let input = json!({ "email": "aoi@example.com", "wait": false });
+    let shopify = harness.local.shopify();
+    let aoi = json!({ "email": "former@example.com", "wait": false, "customer": first_customer(&harness).await });
+    shopify.act("customer_update", &aoi).await.unwrap();
+    shopify.act("customer_create", &input).await.unwrap();
+    let page = Browser::new(&harness).log_in("company", "3").await;
+    assert_eq!(page.status, 409, "{}", page.body);
+}
+
+async fn first_customer(harness: &Harness) -> serde_json::Value {
+    let state = harness.get(&format!("{}/api/state", harness.local.addresses().admin)).await;
+    let state: serde_json::Value = state.json().await.unwrap();
+    let all = state["shops"][0]["customers"].as_array().unwrap().clone();
+    all.into_iter().find(|known| known["email"] == "aoi@example.com").unwrap()["id"].clone()
+}
+
+#[tokio::test]
+async fn nobody_is_linked_without_the_scope_to_change_customers() {
+    let harness = linking_house("read_customers").await;
+    install(&harness).await;
+    let page = Browser::new(&harness).log_in("company", "3").await;
+    assert_eq!((page.status, page.location), (400, None));
+    let logs = harness.logs();
+    assert!(logs.contains("not_linked") && logs.contains("missing_scope"), "{logs}");
+    // Who is new to the store needs no change.
+    assert!(Browser::new(&harness).log_in("company", "0").await.location.is_some(), "{}", harness.logs());
+}
+
+#[tokio::test]
+async fn a_loop_is_stopped_and_others_are_not() {
+    let harness = Harness::start().await;
+    let sso = harness.local.addresses().sso.clone();
+    let mut stopped = None;
+    // One a second comes back meanwhile, so a slow machine needs some more.
+    for _ in 0..500 {
+        let answer = harness.http.get(format!("{sso}/login")).header("x-forwarded-for", "198.51.100.1").send().await;
+        let answer = answer.unwrap();
+        if answer.status() == 429 {
+            stopped = Some(answer);
+            break;
+        }
+        assert_eq!(answer.status(), 404);
+    }
+    let stopped = stopped.expect("the limit is reached");
+    assert!(stopped.headers().contains_key("retry-after"));
+    assert!(stopped.text().await.unwrap().contains("Request number"));
+    let logs = harness.logs();
+    assert!(logs.contains("too_many_requests") && !logs.contains("198.51.100.1"), "{logs}");
+}
+
+#[tokio::test]
+async fn a_person_with_a_browser_logs_in_where_they_were_and_logs_out() {
+    let Some(browser) = crate::browser::Browser::start().await else { return };
+    let harness = Harness::start().await;
+    let here = store(&harness, "/products/sample?colour=red");
+    browser.go(&here).await;
+    browser.says(&["You are not logged in", "/products/sample"]).await;
+    browser.click("#log-in").await;
+    browser.says(&["Log in as", "Verified Visitor"]).await;
+    browser.click("#user-0").await;
+    browser.says(&["Logged in as visitor@example.com", "/products/sample"]).await;
+    assert_eq!(browser.url().await, here);
+    browser.click("#log-out").await;
+    browser.says(&["You are not logged in", "/products/sample"]).await;
+    assert_eq!(browser.url().await, here);
+
+    // Who is turned away learns why, and gets on from there.
+    browser.click("#log-in").await;
+    browser.click("#user-1").await;
+    browser.says(&["Your e-mail address is not confirmed", "Request number"]).await;
+    browser.click("a.button").await;
+    browser.click("#cancel").await;
+    browser.says(&["You are not signed in", "cancelled"]).await;
+    browser.click("a.button").await;
+    browser.click("#user-0").await;
+    browser.says(&["Logged in as visitor@example.com"]).await;
+    assert_eq!(browser.url().await, here);
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn a_person_with_a_browser_logs_in_at_a_provider_that_nobody_here_wrote() {
+    let user = json!({"sub": "p-1", "email": "passenger@example.com", "email_verified": true, "given_name": "Pat"});
+    let Some(browser) = crate::browser::Browser::start().await else { return };
+    let Some(provider) = gatehouse_tests::installed::MockProvider::start(&user).await else { return };
+    let providers = json!({ "gatehouse-demo.myshopify.com": { "providers": [{
+        "name": "mock", "profile": "generic", "issuer": provider.issuer, "client_id": "anybody", "secret": "oidc_client_secret",
+    }] } });
+    let settings = BTreeMap::from([("SSO_PROVIDERS".to_owned(), providers.to_string())]);
+    let harness = Harness::with(Options { settings, ..Options::default() }).await;
+    let here = store(&harness, "/pages/about?from=menu");
+    browser.go(&here).await;
+    browser.click("#log-in").await;
+    browser.says(&["Authorize Client"]).await;
+    browser.click("button[name=sub][value='p-1']").await;
+    browser.says(&["Logged in as passenger@example.com", "/pages/about"]).await;
+    assert_eq!(browser.url().await, here);
+    // Its logout asks first.
+    browser.click("#log-out").await;
+    browser.says(&["End Session"]).await;
+    browser.click("button[type=submit]").await;
+    browser.says(&["You are not logged in", "/pages/about"]).await;
+    assert_eq!(browser.url().await, here);
+    browser.click("#log-in").await;
+    // Its refusals carry no state, against RFC 6749: so they are nobody's, and not believed.
+    browser.click("button[value=deny]").await;
+    browser.says(&["You could not be signed in", "Request number"]).await;
+    browser.close().await;
 }
