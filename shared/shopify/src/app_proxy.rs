@@ -77,12 +77,12 @@ impl ProxyError {
             Self::BadQuery(bad) => bad.status(),
             Self::MissingSignature
             | Self::InvalidSignature
+            | Self::MissingShop
             | Self::MissingTimestamp
             | Self::InvalidTimestamp
             | Self::StaleTimestamp => 401,
             Self::RepeatedParameter(_)
             | Self::AmbiguousParameter
-            | Self::MissingShop
             | Self::InvalidShop
             | Self::InvalidCustomer => 400,
         }
@@ -219,6 +219,13 @@ mod tests {
     }
 
     const NOW: Timestamp = Timestamp::from_secs(1_317_327_555);
+
+    #[test]
+    fn without_a_proof_it_is_a_401_whatever_else_is_missing() {
+        for query in ["", "shop=a.myshopify.com", "signature=x", "shop=a&signature=x", "timestamp=1&signature=x"] {
+            assert_eq!(verify(query, &secrets(), NOW).err().map(ProxyError::status), Some(401), "{query}");
+        }
+    }
 
     /// Digests from Shopify's documents and another library's test, not computed here.
     #[test]

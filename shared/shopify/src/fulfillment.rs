@@ -69,7 +69,7 @@ pub fn verify(
     let kind = match payload.kind.as_deref() {
         Some("FULFILLMENT_REQUEST") => Kind::FulfillmentRequest,
         Some("CANCELLATION_REQUEST") => Kind::CancellationRequest,
-        Some(other) if (1..=64).contains(&other.len()) => Kind::Other(other.to_owned()),
+        Some(other) if (1..=64).contains(&other.len()) && other.bytes().all(|b| b.is_ascii_graphic()) => Kind::Other(other.to_owned()),
         _ => return Err(BodyError::InvalidField("kind")),
     };
     Ok(VerifiedNotification { shop, matched, kind })
@@ -91,7 +91,9 @@ mod tests {
         assert_eq!(kind("{\"kind\":\"FULFILLMENT_REQUEST\"}"), Ok(Kind::FulfillmentRequest));
         assert_eq!(kind("{\"kind\":\"CANCELLATION_REQUEST\"}"), Ok(Kind::CancellationRequest));
         assert_eq!(kind("{\"kind\":\"NEW\"}"), Ok(Kind::Other("NEW".to_owned())));
-        assert_eq!(kind("{}"), Err(BodyError::InvalidField("kind")));
+        for wrong in ["{}", "{\"kind\":\"\"}", "{\"kind\":\"a b\"}", "{\"kind\":\"\u{65e5}\"}", "{\"kind\":1}"] {
+            assert_eq!(kind(wrong), Err(BodyError::InvalidField("kind")), "{wrong}");
+        }
         let elsewhere = kind("{\"kind\":\"NEW\",\"shop_domain\":\"b.myshopify.com\"}");
         assert_eq!(elsewhere, Err(BodyError::ShopMismatch));
     }
