@@ -170,7 +170,8 @@ impl Admin {
                     failed += 1;
                     let wait = Duration::from_millis(100 << failed).mul_f64(0.5 + fastrand::f64());
                     if failed >= MOST_FAILED || left(deadline) < wait + LEAST {
-                        return Err(AdminError::Down);
+                        let reads = O::REPEAT == Repeat::Freely;
+                        return Err(if reads { AdminError::Down } else { AdminError::OutcomeUnknown });
                     }
                     tokio::time::sleep(wait).await;
                 }

@@ -15,6 +15,10 @@ pub enum Repeat {
     Freely,
     /// It changes something: again only when Shopify surely has not carried it out.
     WhenNotDone,
+    /// It changes something under a key of its own, by `@idempotent(key: $key)`: Shopify makes it once, however often it
+    /// comes. Inventory and refund mutations must have one, and take no other way; none of the operations below is one of
+    /// them (<https://shopify.dev/docs/api/usage/idempotent-requests>). The caller makes the key, once a change.
+    UnderItsKey,
 }
 
 /// One operation of the Admin API.
@@ -92,9 +96,10 @@ impl PageOf {
 }
 
 fn page_size<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
-    let first = u16::deserialize(deserializer)?;
-    let good = (1..=PageOf::MOST).contains(&first);
-    good.then_some(first).ok_or_else(|| serde::de::Error::custom("`first` must be from 1 to 250"))
+    // To JSON `10` and `10.0` are one number.
+    let first = f64::deserialize(deserializer)?;
+    let wanted = (1..=PageOf::MOST).find(|size| (f64::from(*size) - first).abs() < f64::EPSILON);
+    wanted.ok_or_else(|| serde::de::Error::custom("`first` must be a whole number from 1 to 250"))
 }
 
 macro_rules! operation {
@@ -449,10 +454,11 @@ mod tests {
 
     #[test]
     fn pages_have_bounds() {
-        for wrong in ["{\"first\":0}", "{\"first\":251}", "{}", "{\"first\":1,\"query\":\"x\"}", "{\"first\":-1}"] {
+        for wrong in ["{\"first\":0}", "{\"first\":251}", "{}", "{\"first\":1,\"query\":\"x\"}", "{\"first\":-1}", "{\"first\":1.5}"] {
             assert!(serde_json::from_str::<PageOf>(wrong).is_err(), "{wrong}");
         }
-        let page: PageOf = serde_json::from_str("{\"first\":250}").unwrap();
+        let page: PageOf = serde_json::from_str("{\"first\":250.0}").unwrap();
+        assert_eq!(page.first, 250);
         assert!(Customers::cost(&page) <= 1000.0 && Orders::cost(&PageOf { first: 249, after: None }) <= 1000.0);
     }
 
