@@ -6,6 +6,10 @@ use http::StatusCode;
 
 #[cfg(test)]
 mod generate;
+#[cfg(test)]
+mod operations;
+#[cfg(test)]
+mod schemas;
 
 const DOCUMENT: &str = include_str!("../openapi.json");
 

@@ -5,113 +5,10 @@ use std::collections::BTreeSet;
 use gatehouse_core::problem::Problem;
 use serde_json::{Map, Value, json};
 
+use super::operations;
+use super::schemas::{reference, schemas, shop};
 use crate::admin;
 use crate::routes::{ANYWHERE, Endpoint, ROUTES, Route};
-
-fn reference(name: &str) -> Value {
-    json!({"$ref": format!("#/components/schemas/{name}")})
-}
-
-fn nullable(kind: &str) -> Value {
-    json!({"type": [kind, "null"]})
-}
-
-fn object(properties: Value) -> Value {
-    let required: Vec<&String> = properties.as_object().into_iter().flat_map(Map::keys).collect();
-    json!({"type": "object", "required": required, "properties": properties})
-}
-
-fn scopes() -> Value {
-    json!({"type": "array", "items": {"type": "string"}})
-}
-
-fn time() -> Value {
-    json!({"type": "string", "format": "date-time"})
-}
-
-fn time_or_null() -> Value {
-    json!({"type": ["string", "null"], "format": "date-time"})
-}
-
-fn page_of(item: &str) -> Value {
-    object(json!({"items": {"type": "array", "items": reference(item)}, "next": nullable("string")}))
-}
-
-fn schemas() -> Value {
-    let codes: BTreeSet<&str> = Problem::examples().iter().map(Problem::code).collect();
-    let mut problem = object(json!({
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer", "minimum": 400, "maximum": 599},
-        "detail": {"type": "string"},
-        "code": {"type": "string", "enum": codes},
-        "request_id": {"type": "string"},
-    }));
-    problem["properties"]["error"] = json!({"type": "string", "const": "reauthenticate"});
-    let customer = json!({
-        "id": {"type": "string"}, "first_name": nullable("string"), "last_name": nullable("string"),
-        "email": nullable("string"), "phone": nullable("string"), "updated_at": time_or_null(),
-    });
-    let mut shown = customer.clone();
-    shown["orders"] = json!({"type": "array", "items": reference("Order")});
-    json!({
-        "Problem": problem,
-        "Installation": object(json!({
-            "shop": {"type": "string"},
-            "status": {"type": "string", "enum": ["installed", "needs_reauth"]},
-            "scopes": scopes(), "missing_scopes": scopes(), "optional_scopes": scopes(),
-            "installed_at": time(), "token_expires_at": time_or_null(),
-        })),
-        "Customer": object(customer),
-        "CustomerWithOrders": object(shown),
-        "Customers": page_of("Customer"),
-        "Order": object(json!({
-            "id": {"type": "string"}, "name": nullable("string"), "total": nullable("string"),
-            "currency": nullable("string"), "created_at": time_or_null(), "updated_at": time_or_null(),
-            "cancelled_at": time_or_null(),
-        })),
-        "PrivacyRequest": object(json!({
-            "id": {"type": "string"},
-            "topic": {"type": "string", "enum": ["customers/data_request", "customers/redact", "shop/redact"]},
-            "state": {"type": "string", "enum": ["received", "working", "done", "nothing_held", "failed"]},
-            "received_at": time(), "due_at": time(),
-            "counts": {"type": "object", "additionalProperties": {"type": "integer"}},
-            "export": {"oneOf": [
-                {"type": "null"},
-                object(json!({"ready": {"type": "boolean"}, "expires_at": time_or_null()})),
-            ]},
-        })),
-        "PrivacyRequests": page_of("PrivacyRequest"),
-        "Scopes": object(json!({
-            "granted": scopes(), "required": scopes(), "optional": scopes(), "missing": scopes(),
-        })),
-        "ScopesAsked": {
-            "type": "object", "required": ["scopes"], "additionalProperties": false,
-            "properties": {"scopes": {
-                "type": "array", "minItems": 1, "maxItems": 200,
-                "items": {"type": "string", "minLength": 1, "maxLength": 100},
-            }},
-        },
-        "GrantPage": object(json!({"url": {"type": "string", "format": "uri"}})),
-        "Revoked": object(json!({"revoked": scopes()})),
-        "OperationAnswer": object(json!({"data": {"type": "object"}})),
-        "Visitor": object(json!({
-            "shop": {"type": "string"}, "customer": nullable("string"), "installed": {"type": "boolean"},
-        })),
-        "Buyer": object(json!({"shop": {"type": "string"}, "customer": nullable("string")})),
-        "Staff": object(json!({"shop": {"type": "string"}, "user": nullable("string")})),
-        "ActionRun": {
-            "type": "object", "required": ["action_run_id"],
-            "properties": {
-                "shop_id": {"type": "integer"}, "shopify_domain": {"type": "string"},
-                "action_run_id": {"type": "string"}, "handle": {"type": "string"}, "properties": {"type": "object"},
-            },
-        },
-        "ActionDone": object(json!({"done": {"type": "boolean"}, "repeated": {"type": "boolean"}})),
-        "Notification": {"type": "object", "required": ["kind"], "properties": {"kind": {"type": "string"}}},
-        "Noticed": object(json!({"noticed": {"type": "boolean"}})),
-    })
-}
 
 struct Words {
     summary: &'static str,
@@ -139,9 +36,8 @@ fn words(endpoint: Endpoint) -> Words {
             ("Where the merchant grants scopes", Some("ScopesAsked"), Some("GrantPage"), change())
         }
         Endpoint::ScopesRevoke => ("Gives optional scopes back", Some("ScopesAsked"), Some("Revoked"), change()),
-        Endpoint::AdminOperation => {
-            ("Runs a named operation of the Admin API", Some(""), Some("OperationAnswer"), change())
-        }
+        // Each operation is described by itself, with its own variables and answer.
+        Endpoint::AdminOperation => ("Runs a named operation of the Admin API", None, None, change()),
         Endpoint::Proxy => ("The storefront, through the app proxy", None, Some("Visitor"), json!([{"appProxy": []}])),
         Endpoint::Flow => ("One run of a Flow action", Some("ActionRun"), Some("ActionDone"), body()),
         Endpoint::Fulfillment => {
@@ -155,17 +51,29 @@ fn words(endpoint: Endpoint) -> Words {
     Words { summary, takes, answers, proof }
 }
 
-fn response(status: u16, answers: Option<&str>) -> Value {
+fn response(status: u16, answers: &Value) -> Value {
     if status >= 400 {
         return json!({"$ref": "#/components/responses/Problem"});
     }
-    let schema = match (status, answers) {
-        // A part of a file is no JSON by itself.
-        (206, _) => json!({}),
-        (_, Some(answers)) => reference(answers),
-        (_, None) => json!({"type": "object"}),
-    };
+    // A part of a file is no JSON by itself.
+    let schema = if status == 206 { json!({}) } else { answers.clone() };
     json!({"description": "Done.", "content": {"application/json": {"schema": schema}}})
+}
+
+/// A body that is taken, for a shop that has the app.
+fn example(schema: &str) -> Value {
+    match schema {
+        "ActionRun" => json!({
+            "shop_id": 1, "shopify_domain": "gatehouse-demo.myshopify.com",
+            "action_run_id": "2a7f1c1e-5d0b-4f43-9d3e-0c9f5c7a1b42", "handle": "count-run", "properties": {},
+        }),
+        "Notification" => json!({"kind": "FULFILLMENT_REQUEST"}),
+        _ => json!({"scopes": ["read_products"]}),
+    }
+}
+
+fn body(schema: Value, example: &Value) -> Value {
+    json!({"required": true, "content": {"application/json": {"schema": schema, "example": example}}})
 }
 
 fn parameters(route: &Route) -> Vec<Value> {
@@ -174,10 +82,24 @@ fn parameters(route: &Route) -> Vec<Value> {
         let Some(name) = part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) else { continue };
         let name = name.trim_end_matches('+');
         let mut schema = json!({"type": "string", "minLength": 1});
-        if route.endpoint == Endpoint::AdminOperation {
-            schema["enum"] = json!(admin::NAMES);
+        match route.endpoint {
+            // Told by its own description.
+            Endpoint::AdminOperation => continue,
+            Endpoint::Proxy => schema = json!({"type": "string", "enum": ["session"]}),
+            Endpoint::Flow => schema = json!({"type": "string", "enum": ["count-run"]}),
+            _ => {}
         }
         all.push(json!({"name": name, "in": "path", "required": true, "schema": schema}));
+    }
+    if matches!(route.endpoint, Endpoint::Flow | Endpoint::Fulfillment) {
+        let alone = route.endpoint == Endpoint::Fulfillment;
+        let mut schema = shop();
+        if !alone {
+            // An empty header is none.
+            schema = json!({"anyOf": [schema, {"const": ""}]});
+        }
+        all.push(json!({"name": "X-Shopify-Shop-Domain", "in": "header", "required": alone, "schema": schema,
+            "description": "Unsigned: it must agree with the shop in the body, where one is there."}));
     }
     if matches!(route.endpoint, Endpoint::Customers | Endpoint::PrivacyRequests) {
         all.push(json!({"name": "cursor", "in": "query", "schema": {"type": "string"},
@@ -186,36 +108,46 @@ fn parameters(route: &Route) -> Vec<Value> {
             "schema": {"type": "integer", "minimum": 1, "maximum": 100, "default": 50}}));
     }
     if route.endpoint == Endpoint::PrivacyExport {
-        all.push(json!({"name": "Range", "in": "header", "schema": {"type": "string"},
+        all.push(json!({"name": "Range", "in": "header", "schema": {"type": "string", "pattern": "^bytes=[0-9]{1,15}-([0-9]{1,15})?$"},
             "description": "`bytes=first-last`; at most 3 MiB come in one answer."}));
     }
     all
+}
+
+/// One operation: what it takes and answers.
+fn operation(route: &Route, id: &str, summary: &str, proof: &Value, takes: Option<Value>, answers: &Value) -> Value {
+    let statuses = route.statuses.iter().chain(ANYWHERE);
+    let responses: Map<String, Value> =
+        statuses.map(|&status| (status.to_string(), response(status, answers))).collect();
+    let mut operation = json!({"operationId": id, "summary": summary, "security": proof, "responses": responses});
+    let parameters = parameters(route);
+    if !parameters.is_empty() {
+        operation["parameters"] = json!(parameters);
+    }
+    if let Some(takes) = takes {
+        operation["requestBody"] = takes;
+    }
+    json!({route.method.to_lowercase(): operation})
 }
 
 fn document() -> Value {
     let mut paths = Map::new();
     for route in ROUTES {
         let Words { summary, takes, answers, proof } = words(route.endpoint);
-        let mut responses = Map::new();
-        for &status in route.statuses.iter().chain(ANYWHERE) {
-            responses.insert(status.to_string(), response(status, answers));
+        if route.endpoint == Endpoint::AdminOperation {
+            for name in admin::NAMES {
+                let (about, variables, example, data) = operations::described(name);
+                let id = format!("Admin{}{}", name[..1].to_uppercase(), &name[1..]);
+                let takes = Some(body(variables, &example));
+                let described = operation(route, &id, about, &proof, takes, &operations::answer(data));
+                paths.insert(route.path.replace("{operation}", name), described);
+            }
+            continue;
         }
-        let mut operation = json!({
-            "operationId": format!("{:?}", route.endpoint),
-            "summary": summary,
-            "security": proof,
-            "responses": responses,
-        });
-        let parameters = parameters(route);
-        if !parameters.is_empty() {
-            operation["parameters"] = json!(parameters);
-        }
-        if let Some(takes) = takes {
-            let schema = if takes.is_empty() { json!({"type": "object"}) } else { reference(takes) };
-            operation["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": schema}}});
-        }
-        let path = route.path.replace("+}", "}");
-        paths.insert(path, json!({route.method.to_lowercase(): operation}));
+        let takes = takes.map(|schema| body(reference(schema), &example(schema)));
+        let answers = answers.map_or_else(|| json!({"type": "object"}), reference);
+        let id = format!("{:?}", route.endpoint);
+        paths.insert(route.path.replace("+}", "}"), operation(route, &id, summary, &proof, takes, &answers));
     }
     json!({
         "openapi": "3.1.0",
