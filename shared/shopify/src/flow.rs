@@ -59,7 +59,7 @@ struct Payload {
     #[serde(default)]
     shopify_domain: Option<String>,
     #[serde(default)]
-    action_run_id: Option<Value>,
+    action_run_id: Option<String>,
     #[serde(default)]
     handle: Option<String>,
     #[serde(default)]
@@ -89,20 +89,22 @@ pub fn verify(
     if header.is_some_and(|header| ShopDomain::parse(header).as_ref() != Ok(&shop)) {
         return Err(BodyError::ShopMismatch);
     }
-    let run_id = text(payload.action_run_id).ok_or(BodyError::InvalidField("action_run_id"))?;
+    // It becomes a part of a key.
+    let whole = |id: &String| (1..=255).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
+    let run_id = payload.action_run_id.filter(whole).ok_or(BodyError::InvalidField("action_run_id"))?;
     let action = payload.handle.or_else(|| text(payload.action_definition_id));
     let properties = payload.properties.unwrap_or_default();
     Ok(VerifiedActionRun { shop, matched, shop_id: payload.shop_id, run_id, action, properties })
 }
 
-/// A whole number, or 1 to 255 visible ASCII characters: it becomes a part of a key.
+/// A string or number of 1 to 255 bytes.
 fn text(value: Option<Value>) -> Option<String> {
     let text = match value? {
         Value::String(text) => text,
-        Value::Number(number) => number.as_u64()?.to_string(),
+        Value::Number(number) => number.to_string(),
         _ => return None,
     };
-    ((1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())).then_some(text)
+    (1..=255).contains(&text.len()).then_some(text)
 }
 
 #[cfg(test)]
@@ -139,9 +141,12 @@ mod tests {
             let body = format!("{{\"shopify_domain\":\"a.myshopify.com\",\"action_run_id\":{id}}}");
             run(&body, Some("a.myshopify.com")).map(|run| run.run_id().to_owned())
         };
-        assert_eq!(with_id("7"), Ok("7".to_owned()));
-        for wrong in ["\"\"", "\"a b\"", "\"\u{65e5}\"", "-1", "1.5", "null", "{}"] {
+        assert_eq!(with_id("\"7\""), Ok("7".to_owned()));
+        for wrong in ["\"\"", "\"a b\"", "\"\u{65e5}\"", "null"] {
             assert_eq!(with_id(wrong), Err(BodyError::InvalidField("action_run_id")), "{wrong}");
+        }
+        for wrong in ["7", "{}"] {
+            assert_eq!(with_id(wrong), Err(BodyError::InvalidField("body")), "{wrong}");
         }
         assert_eq!(run("{\"properties\":[]}", Some("a.myshopify.com")).err(), Some(BodyError::InvalidField("body")));
     }
