@@ -64,7 +64,7 @@ fn response(status: u16, answers: &Value) -> Value {
 fn example(schema: &str) -> Value {
     match schema {
         "ActionRun" => json!({
-            "shop_id": 1, "shopify_domain": "gatehouse-demo.myshopify.com",
+            "shopify_domain": "example.myshopify.com",
             "action_run_id": "2a7f1c1e-5d0b-4f43-9d3e-0c9f5c7a1b42", "handle": "count-run", "properties": {},
         }),
         "Notification" => json!({"kind": "FULFILLMENT_REQUEST"}),

@@ -106,15 +106,10 @@ pub(super) fn schemas() -> Value {
         "Staff": object(json!({"shop": {"type": "string"}, "user": nullable("string")})),
         "ActionRun": {
             "type": "object", "required": ["shopify_domain", "action_run_id"],
+            "description": "Flow sends more than this.",
             "properties": {
-                "shop_id": {
-                    "type": ["integer", "string", "null"], "minimum": 0, "maximum": u64::MAX,
-                    "pattern": "^(gid://shopify/[A-Za-z]+/)?[0-9]{1,19}$",
-                },
                 "shopify_domain": shop(),
-                "action_run_id": {
-                    "type": ["string", "integer"], "minimum": 0, "maximum": u64::MAX, "pattern": "^[!-~]{1,255}$",
-                },
+                "action_run_id": {"type": "string", "pattern": "^[!-~]{1,255}$"},
                 "handle": nullable("string"),
                 "properties": nullable("object"),
             },
