@@ -2,6 +2,8 @@
 //! each other, and with the rules of the house. Each check is also shown a template that breaks its rule.
 #![expect(clippy::unwrap_used, reason = "a test that meets what it does not expect must fail")]
 
+#[path = "template/limits.rs"]
+mod limits;
 #[path = "template/load.rs"]
 mod load;
 #[path = "template/roles.rs"]

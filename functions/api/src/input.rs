@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::cursor;
 
 /// The largest JSON body, in bytes.
-const MAX_BODY: usize = 64 * 1024;
+pub const MAX_BODY: usize = 64 * 1024;
 /// The largest page.
 const MOST: u16 = 100;
 /// The page when nothing is asked for.

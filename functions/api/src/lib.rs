@@ -19,6 +19,8 @@ pub mod routes;
 mod scopes;
 mod surfaces;
 
+pub use input::MAX_BODY;
+
 use std::sync::Arc;
 
 use gatehouse_core::admin::Admin;

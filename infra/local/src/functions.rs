@@ -24,13 +24,14 @@ const LAUNCH: &[&str] = &["INSTALL_FLOW", "APP_EMBEDDED", "APP_URL", "CALLBACK_U
 const FRONT: &[&str] = &["SHOPIFY_BROWSER_URL", "APP_BRIDGE_URL"];
 
 const HTTP: Duration = Duration::from_secs(30);
+const DELIVERY: Duration = Duration::from_secs(5);
 const JOB: Duration = Duration::from_secs(300);
 
 const TEMPLATES: [Template; 7] = [
     Template { name: "install", timeout: HTTP, memory_mb: 512, settings: install::Settings::NAMES },
     Template { name: "callback", timeout: HTTP, memory_mb: 512, settings: callback::Settings::NAMES },
     Template { name: "api", timeout: HTTP, memory_mb: 512, settings: api::Settings::NAMES },
-    Template { name: "webhook", timeout: HTTP, memory_mb: 256, settings: webhook::Settings::NAMES },
+    Template { name: "webhook", timeout: DELIVERY, memory_mb: 256, settings: webhook::Settings::NAMES },
     Template {
         name: "worker",
         timeout: JOB,

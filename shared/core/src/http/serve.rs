@@ -14,7 +14,7 @@ use crate::runtime::{Failure, Invocation, run};
 use crate::telemetry::{Metric, count};
 
 /// Kept back from the invocation's time, so that our own answer still reaches the caller.
-const MARGIN: Duration = Duration::from_millis(400);
+pub const MARGIN: Duration = Duration::from_millis(400);
 
 /// Answers HTTP events with `handler` until the process ends. An event that is not HTTP is answered 400.
 ///
