@@ -1,7 +1,13 @@
-//! Customer login against software that nobody here wrote: an OpenID provider from PyPI, and two implementations of Multipass
-//! from npm. They are installed into the target directory; where the registries cannot be reached the tests say so and pass,
-//! unless `GATEHOUSE_REQUIRE_INTEROP=1`, as in CI, asks for them.
+//! Against software that nobody here wrote: customer login with an OpenID provider from PyPI and two implementations of
+//! Multipass from npm, the API with a tester of OpenAPI documents from PyPI, the whole checkout with Shopify's own scanner from
+//! npm. They are installed into the target directory; where the registries cannot be reached the tests say so and pass, unless
+//! `GATEHOUSE_REQUIRE_INTEROP=1`, as in CI, asks for them.
 #![expect(clippy::unwrap_used, reason = "a test that meets what it does not expect must fail")]
+
+#[path = "interop/doctor.rs"]
+mod doctor;
+#[path = "interop/document.rs"]
+mod document;
 
 use std::collections::BTreeMap;
 use std::path::Path;
