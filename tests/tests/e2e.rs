@@ -1,6 +1,8 @@
 //! Every end-to-end test in one binary, so that it links once.
 #![expect(clippy::unwrap_used, reason = "a test that meets what it does not expect must fail")]
 
+#[path = "e2e/admin.rs"]
+mod admin;
 #[path = "e2e/api.rs"]
 mod api;
 #[path = "e2e/api_cases.rs"]
@@ -15,6 +17,8 @@ mod canary;
 mod cases;
 #[path = "e2e/cases_policy.rs"]
 mod cases_policy;
+#[path = "e2e/figures.rs"]
+mod figures;
 #[path = "e2e/gateway.rs"]
 mod gateway;
 #[path = "e2e/iam.rs"]
@@ -41,3 +45,5 @@ mod queues;
 mod smoke;
 #[path = "e2e/sso.rs"]
 mod sso;
+#[path = "e2e/tenants.rs"]
+mod tenants;

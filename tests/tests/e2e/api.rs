@@ -58,7 +58,11 @@ impl Page {
     }
 
     pub(crate) fn token(&self, shop: &str) -> String {
-        let claims = sign::id_token_claims(&self.harness.local.app().client_id, shop, "7", sign::now());
+        self.token_of(shop, "7")
+    }
+
+    fn token_of(&self, shop: &str, user: &str) -> String {
+        let claims = sign::id_token_claims(&self.harness.local.app().client_id, shop, user, sign::now());
         sign::jwt(&self.secret(), &claims)
     }
 
@@ -151,19 +155,29 @@ impl Page {
 
     /// `GET` with a good ID token of the shop.
     pub(crate) async fn get(&self, shop: &str, target: &str) -> Answer {
-        let bearer = format!("Bearer {}", self.token(shop));
+        self.get_as(shop, "7", target).await
+    }
+
+    /// The same by one of its staff.
+    pub(crate) async fn get_as(&self, shop: &str, user: &str, target: &str) -> Answer {
+        let bearer = format!("Bearer {}", self.token_of(shop, user));
         self.send(Method::GET, target, &[("authorization", &bearer)], None).await
     }
 
     /// `POST` of JSON with a good ID token of the shop.
     pub(crate) async fn post(&self, shop: &str, target: &str, body: Value) -> Answer {
-        let bearer = format!("Bearer {}", self.token(shop));
+        self.post_as(shop, "7", target, body).await
+    }
+
+    /// The same by one of its staff.
+    pub(crate) async fn post_as(&self, shop: &str, user: &str, target: &str, body: Value) -> Answer {
+        let bearer = format!("Bearer {}", self.token_of(shop, user));
         let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
         self.send(Method::POST, target, &headers, Some(body.to_string())).await
     }
 
     /// A webhook, as Shopify would deliver it.
-    async fn deliver(&self, shop: &str, topic: &str, id: &str, body: &Value) {
+    pub(crate) async fn deliver(&self, shop: &str, topic: &str, id: &str, body: &Value) {
         let body = body.to_string();
         let request = self.harness.http.post(&self.harness.local.addresses().webhook).header("x-shopify-topic", topic);
         let request = request.header("content-type", "application/json").header("x-shopify-shop-domain", shop);

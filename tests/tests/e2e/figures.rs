@@ -1,0 +1,92 @@
+//! What the app's document costs a merchant: bytes, requests, time to the first byte. Prints the table of
+//! `docs/PERFORMANCE.md`; asserts nothing about time.
+//!
+//! `cargo test --profile sim -p gatehouse-tests --test e2e figures -- --ignored --nocapture`
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use gatehouse_local::Options;
+use gatehouse_tests::Harness;
+use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+
+const COLD: usize = 7;
+const WARM: usize = 200;
+
+/// The document, and how long its first byte took.
+async fn opened(house: &Harness) -> (String, Duration) {
+    let launch = house.local.shopify().act("launch", &json!({})).await.unwrap();
+    let began = Instant::now();
+    let answer = house.get(launch["url"].as_str().unwrap()).await;
+    let first = began.elapsed();
+    assert_eq!(answer.status(), 200);
+    (answer.text().await.unwrap(), first)
+}
+
+fn row(what: &str, mut times: Vec<Duration>) -> String {
+    times.sort();
+    let ms = |at: usize| times[at.min(times.len() - 1)].as_secs_f64() * 1_000.0;
+    format!("| {what} | {:.1} ms | {:.1} ms | {} |", ms(times.len() / 2), ms(times.len() * 95 / 100), times.len())
+}
+
+/// As a CDN in front would send it.
+async fn gzipped(bytes: &[u8]) -> usize {
+    let mut gzip = Command::new("gzip").arg("-6c").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut input = gzip.stdin.take().unwrap();
+    let bytes = bytes.to_vec();
+    let fed = tokio::spawn(async move { input.write_all(&bytes).await });
+    let output = gzip.wait_with_output().await.unwrap();
+    fed.await.unwrap().unwrap();
+    output.stdout.len()
+}
+
+/// What the document makes a browser fetch, in its order.
+fn fetched(document: &str) -> Vec<String> {
+    let tags = document.split('<').filter(|tag| tag.starts_with("script ") || tag.starts_with("link rel=\"stylesheet\""));
+    let address = |tag: &str| {
+        let (_, rest) = tag.split_once("src=\"").or_else(|| tag.split_once("href=\""))?;
+        rest.split('"').next().map(str::to_owned)
+    };
+    tags.filter_map(address).collect()
+}
+
+#[tokio::test]
+#[ignore = "measures"]
+#[expect(clippy::print_stdout, reason = "the table is what it is for")]
+async fn the_document() {
+    let keep = tempfile::tempdir().unwrap();
+    let options = || Options { keep: Some(keep.path().to_owned()), record: false, ..Options::default() };
+    let house = Harness::with(options()).await;
+    house.local.shopify().act("install_now", &json!({})).await.unwrap();
+    opened(&house).await;
+    let mut warm = Vec::new();
+    for _ in 0..WARM {
+        warm.push(opened(&house).await.1);
+    }
+    let (document, _) = opened(&house).await;
+    println!("\n| request | bytes | gzipped |\n|---|---|---|");
+    println!("| document | {} | {} |", document.len(), gzipped(document.as_bytes()).await);
+    let install = house.local.addresses().install.clone();
+    for address in fetched(&document) {
+        let own = if address.starts_with('/') { format!("{install}{address}") } else { address.clone() };
+        let name = address.rsplit('/').next().unwrap();
+        if !own.starts_with(&install) {
+            println!("| {name}, Shopify's own | - | - |");
+            continue;
+        }
+        let bytes = house.get(&own).await.bytes().await.unwrap();
+        println!("| {name} | {} | {} |", bytes.len(), gzipped(&bytes).await);
+    }
+    house.local.stop().await;
+    let mut cold = Vec::new();
+    for _ in 0..COLD {
+        // The shop is there already: what is cold is the process.
+        let house = Harness::with(options()).await;
+        cold.push(opened(&house).await.1);
+        house.local.stop().await;
+    }
+    println!("\n| time to the document's first byte | median | 95th percentile | samples |\n|---|---|---|---|");
+    println!("{}\n{}\n", row("new process", cold), row("warm process", warm));
+}
