@@ -81,10 +81,7 @@ impl ProxyError {
             | Self::MissingTimestamp
             | Self::InvalidTimestamp
             | Self::StaleTimestamp => 401,
-            Self::RepeatedParameter(_)
-            | Self::AmbiguousParameter
-            | Self::InvalidShop
-            | Self::InvalidCustomer => 400,
+            Self::RepeatedParameter(_) | Self::AmbiguousParameter | Self::InvalidShop | Self::InvalidCustomer => 400,
         }
     }
 }

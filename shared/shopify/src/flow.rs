@@ -135,7 +135,11 @@ mod tests {
         assert_eq!(no_id.err(), Some(BodyError::InvalidField("action_run_id")));
         for header in [None, Some("a.myshopify.com")] {
             let no_shop = run("{\"action_run_id\":\"7\"}", header);
-            assert_eq!(no_shop.err(), Some(BodyError::InvalidField("shopify_domain")), "the header alone proves nothing");
+            assert_eq!(
+                no_shop.err(),
+                Some(BodyError::InvalidField("shopify_domain")),
+                "the header alone proves nothing"
+            );
         }
         let with_id = |id: &str| {
             let body = format!("{{\"shopify_domain\":\"a.myshopify.com\",\"action_run_id\":{id}}}");

@@ -69,7 +69,9 @@ pub fn verify(
     let kind = match payload.kind.as_deref() {
         Some("FULFILLMENT_REQUEST") => Kind::FulfillmentRequest,
         Some("CANCELLATION_REQUEST") => Kind::CancellationRequest,
-        Some(other) if (1..=64).contains(&other.len()) && other.bytes().all(|b| b.is_ascii_graphic()) => Kind::Other(other.to_owned()),
+        Some(other) if (1..=64).contains(&other.len()) && other.bytes().all(|b| b.is_ascii_graphic()) => {
+            Kind::Other(other.to_owned())
+        }
         _ => return Err(BodyError::InvalidField("kind")),
     };
     Ok(VerifiedNotification { shop, matched, kind })

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use gatehouse_core::admin::operations::{
-    AppRevokeAccessScopes, AppRevokeAccessScopesVariables, AppUninstall, CurrentAppInstallation, Nothing, Shop, UserError,
+    AppRevokeAccessScopes, AppRevokeAccessScopesVariables, AppUninstall, CurrentAppInstallation, Nothing, Shop,
+    UserError,
 };
 use gatehouse_core::admin::{Admin, AdminError, Caller, Operation, Repeat};
 use gatehouse_core::aws::{self, Patience};

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use gatehouse_local::Options;
 use gatehouse_tests::Harness;
-use serde_json::json;
-use tokio::io::AsyncWriteExt as _;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;
 
 const COLD: usize = 7;
@@ -44,12 +44,44 @@ async fn gzipped(bytes: &[u8]) -> usize {
 
 /// What the document makes a browser fetch, in its order.
 fn fetched(document: &str) -> Vec<String> {
-    let tags = document.split('<').filter(|tag| tag.starts_with("script ") || tag.starts_with("link rel=\"stylesheet\""));
+    let tags =
+        document.split('<').filter(|tag| tag.starts_with("script ") || tag.starts_with("link rel=\"stylesheet\""));
     let address = |tag: &str| {
         let (_, rest) = tag.split_once("src=\"").or_else(|| tag.split_once("href=\""))?;
         rest.split('"').next().map(str::to_owned)
     };
     tags.filter_map(address).collect()
+}
+
+/// What Chromium says of opening the document: first contentful paint in milliseconds, and each request's name.
+async fn painted(house: &Harness) -> (f64, Vec<String>) {
+    let mut driver = Command::new("chromedriver");
+    let mut driver =
+        driver.arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap();
+    let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
+    let port = loop {
+        let line = lines.next_line().await.unwrap().unwrap();
+        if let Some((_, rest)) = line.split_once("successfully on port ") {
+            break rest.trim_end_matches('.').to_owned();
+        }
+    };
+    let call = async |path: &str, body: Value| {
+        let request = reqwest::Client::new().post(format!("http://127.0.0.1:{port}/session{path}")).json(&body);
+        request.send().await.unwrap().json::<Value>().await.unwrap()["value"].take()
+    };
+    let arguments = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-proxy-server"];
+    let wanted = json!({ "capabilities": { "alwaysMatch": { "goog:chromeOptions": { "args": arguments } } } });
+    let session = call("", wanted).await["sessionId"].as_str().unwrap().to_owned();
+    let launch = house.local.shopify().act("launch", &json!({})).await.unwrap();
+    call(&format!("/{session}/url"), json!({ "url": launch["url"] })).await;
+    let script = "const done = arguments[0]; setTimeout(() => done({
+        paint: performance.getEntriesByName('first-contentful-paint').map(entry => entry.startTime),
+        names: performance.getEntriesByType('resource').map(entry => entry.name),
+    }), 1500)";
+    let said = call(&format!("/{session}/execute/async"), json!({ "script": script, "args": [] })).await;
+    driver.kill().await.unwrap();
+    let names = said["names"].as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned()).collect();
+    (said["paint"][0].as_f64().unwrap(), names)
 }
 
 #[tokio::test]
@@ -79,6 +111,13 @@ async fn the_document() {
         let bytes = house.get(&own).await.bytes().await.unwrap();
         println!("| {name} | {} | {} |", bytes.len(), gzipped(&bytes).await);
     }
+    let (mut paints, mut requests) = (Vec::new(), Vec::new());
+    for _ in 0..COLD {
+        let (paint, names) = painted(&house).await;
+        paints.push(Duration::from_secs_f64(paint / 1_000.0));
+        requests = names;
+    }
+    println!("\nAfter the document Chromium asked for {} more: {requests:#?}", requests.len());
     house.local.stop().await;
     let mut cold = Vec::new();
     for _ in 0..COLD {
@@ -87,6 +126,8 @@ async fn the_document() {
         cold.push(opened(&house).await.1);
         house.local.stop().await;
     }
-    println!("\n| time to the document's first byte | median | 95th percentile | samples |\n|---|---|---|---|");
-    println!("{}\n{}\n", row("new process", cold), row("warm process", warm));
+    println!("\n| time | median | 95th percentile | samples |\n|---|---|---|---|");
+    println!("{}", row("to the document's first byte, new process", cold));
+    println!("{}", row("to the document's first byte, warm process", warm));
+    println!("{}\n", row("to the first contentful paint, warm process", paints));
 }

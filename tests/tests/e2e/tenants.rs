@@ -87,7 +87,8 @@ fn ask() -> impl Strategy<Value = Ask> {
         1 => Just(Proof::Both),
     ];
     let limit = prop::option::of(1u8..4);
-    let parts = (0..2usize, 0..ROUTES.len(), proof, whose(), prop::option::of(whose()), limit, any::<bool>(), 0..5usize);
+    let parts =
+        (0..2usize, 0..ROUTES.len(), proof, whose(), prop::option::of(whose()), limit, any::<bool>(), 0..5usize);
     parts.prop_map(|(tenant, route, proof, whose, cursor, limit, lies, operation)| Ask {
         tenant,
         route,

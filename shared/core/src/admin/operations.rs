@@ -454,7 +454,14 @@ mod tests {
 
     #[test]
     fn pages_have_bounds() {
-        for wrong in ["{\"first\":0}", "{\"first\":251}", "{}", "{\"first\":1,\"query\":\"x\"}", "{\"first\":-1}", "{\"first\":1.5}"] {
+        for wrong in [
+            "{\"first\":0}",
+            "{\"first\":251}",
+            "{}",
+            "{\"first\":1,\"query\":\"x\"}",
+            "{\"first\":-1}",
+            "{\"first\":1.5}",
+        ] {
             assert!(serde_json::from_str::<PageOf>(wrong).is_err(), "{wrong}");
         }
         let page: PageOf = serde_json::from_str("{\"first\":250.0}").unwrap();
