@@ -4,6 +4,8 @@
 //! `GATEHOUSE_TENANT_CASES` sets how many groups of requests are tried, then with fresh randomness.
 
 use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use api::routes::{Endpoint, ROUTES, Surface};
 use gatehouse_local::Options;
@@ -104,7 +106,9 @@ fn ask() -> impl Strategy<Value = Ask> {
 struct Two {
     page: Page,
     tenants: [Tenant; 2],
-    runs: std::sync::Mutex<[BTreeSet<String>; 2]>,
+    runs: Mutex<[BTreeSet<String>; 2]>,
+    /// How many requests of each were let in.
+    let_in: [AtomicUsize; 2],
 }
 
 impl Two {
@@ -117,7 +121,7 @@ impl Two {
             furnished(&page, one, "markone7f3c", "710000017").await,
             furnished(&page, other, "marktwo9d5e", "820000029").await,
         ];
-        Self { page, tenants, runs: std::sync::Mutex::default() }
+        Self { page, tenants, runs: Mutex::default(), let_in: Default::default() }
     }
 
     fn of(&self, ask: &Ask) -> (&Tenant, &Tenant) {
@@ -181,6 +185,9 @@ impl Two {
             prop_assert!(answer.status >= 400, "{ask:?} was let in: {said}");
         }
         prop_assert!(answer.status < 500, "{ask:?}: {said}");
+        if proven && answer.status < 300 && said.contains(&own.shop) | said.contains(own.mark) {
+            self.let_in[ask.tenant].fetch_add(1, Ordering::Relaxed);
+        }
         Ok(())
     }
 
@@ -430,6 +437,9 @@ fn nothing_of_one_shop_reaches_the_other() {
     });
     if let Err(failure) = tried {
         panic!("{failure}");
+    }
+    for let_in in &two.let_in {
+        assert!(let_in.load(Ordering::Relaxed) > 10, "each saw what is its own: {let_in:?}");
     }
     runtime.block_on(two.search());
 }

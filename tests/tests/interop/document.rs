@@ -80,5 +80,7 @@ async fn the_api_keeps_to_its_document() {
     println!("{said}");
     assert!(run.status.success(), "{said}\n{wrong}");
     // A run that skipped everything would succeed too.
-    assert!(said.contains("No issues found"), "{said}");
+    let passed =
+        said.lines().find_map(|line| line.split_once(" generated, ")?.1.split(" passed").next()?.parse::<u32>().ok());
+    assert!(passed.is_some_and(|passed| passed > 500), "{said}");
 }
