@@ -86,7 +86,6 @@ async fn painted(house: &Harness) -> (f64, Vec<String>) {
 
 #[tokio::test]
 #[ignore = "measures"]
-#[expect(clippy::print_stdout, reason = "the table is what it is for")]
 async fn the_document() {
     let keep = tempfile::tempdir().unwrap();
     let options = || Options { keep: Some(keep.path().to_owned()), record: false, ..Options::default() };

@@ -52,7 +52,6 @@ async fn furnish(house: &Harness) {
 }
 
 #[tokio::test]
-#[expect(clippy::print_stdout, reason = "what was tried is the result, and shown when the test fails")]
 async fn the_api_keeps_to_its_document() {
     let venv = directory("schemathesis");
     // Its version stands with the other tools'.
