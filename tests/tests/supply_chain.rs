@@ -1,5 +1,6 @@
-//! Every package of the lock file has a licence that `deny.toml` allows, comes from where `deny.toml` says, and is none that
-//! it bans. Needs no network; advisories do, and are `cargo deny`'s.
+//! Every package of the lock file has a licence that `deny.toml` allows, comes from where `deny.toml` says with a checksum,
+//! and is none that it bans; and each function links what it uses and nothing else. Needs no network once the packages are
+//! there. Advisories do: `cargo deny check advisories` asks for them before a release (docs/DEPLOY.md), no test here does.
 #![expect(clippy::unwrap_used, reason = "a test that meets what it does not expect must fail")]
 
 use std::collections::BTreeSet;
@@ -22,7 +23,8 @@ fn words(value: &toml::Value) -> BTreeSet<String> {
 
 fn packages() -> Vec<Value> {
     let metadata = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
+        // Not --offline: a build fetches the packages of its own platform only, and this looks at all of them.
+        .args(["metadata", "--format-version", "1", "--locked"])
         .current_dir(root())
         .output()
         .unwrap();
@@ -105,6 +107,103 @@ fn banned_packages_are_not_there() {
         policy["bans"]["deny"].as_array().unwrap().iter().map(|b| b["crate"].as_str().unwrap()).collect();
     let found: Vec<_> = packages().into_iter().filter(|p| banned.contains(p["name"].as_str().unwrap())).collect();
     assert!(found.is_empty(), "{found:?}");
+}
+
+/// A package that comes from the registry without a checksum could be another one tomorrow.
+#[test]
+fn packages_are_pinned_by_checksum() {
+    let lock: toml::Table = std::fs::read_to_string(root().join("Cargo.lock")).unwrap().parse().unwrap();
+    let packages = lock["package"].as_array().unwrap();
+    assert!(packages.len() > 300, "that cannot be all: {}", packages.len());
+    for package in packages.iter().filter(|package| package.get("source").is_some()) {
+        let checksum = package.get("checksum").and_then(toml::Value::as_str).unwrap_or_default();
+        assert!(checksum.len() == 64 && hex::decode(checksum).is_ok(), "{} has no checksum", package["name"]);
+    }
+}
+
+/// Name and version of every package that is linked into a function as it is deployed: built alone, without what tests need.
+fn linked(function: &str) -> BTreeSet<(String, String)> {
+    let tree = Command::new(env!("CARGO"))
+        .args(["tree", "--locked", "--package", function, "--edges", "normal", "--prefix", "none"])
+        .args(["--target", "aarch64-unknown-linux-gnu", "--format", "{p}"])
+        // A build of everything at once unifies features; a deployment builds each function by itself.
+        .env_remove("CARGO_RESOLVER_FEATURE_UNIFICATION")
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    let text = String::from_utf8(tree.stdout).unwrap();
+    let package = |line: &str| {
+        let mut words = line.split(' ');
+        Some((words.next()?.to_owned(), words.next()?.to_owned()))
+    };
+    let packages: BTreeSet<_> = text.lines().filter_map(package).collect();
+    assert!(packages.len() > 50, "that cannot be all of {function}: {}", packages.len());
+    packages
+}
+
+/// What a cold start pays for: the SDK's clients and the HTTP client towards Shopify, by function.
+const CLIENTS: &[(&str, &[&str])] = &[
+    ("api", &["dynamodb", "kms", "s3", "secretsmanager", "sqs", "reqwest"]),
+    ("callback", &["dynamodb", "kms", "secretsmanager", "reqwest"]),
+    ("install", &["dynamodb", "kms", "secretsmanager", "reqwest"]),
+    ("keeper", &["dynamodb", "kms", "s3", "secretsmanager", "sqs", "reqwest"]),
+    ("sso", &["dynamodb", "kms", "secretsmanager", "reqwest"]),
+    // No table, no data key, no call to Shopify.
+    ("webhook", &["s3", "secretsmanager", "sqs"]),
+    ("worker", &["dynamodb", "kms", "s3", "secretsmanager", "sqs", "reqwest"]),
+];
+
+/// In no function: other TLS, crypto and HTTP stacks than the one, and what only the local house, the operator or tests use.
+const NEVER: &[&str] = &[
+    "axum",
+    "chrono",
+    "clap",
+    "criterion",
+    "dynoxide-rs",
+    "gatehouse-local",
+    "native-tls",
+    "openssl",
+    "proptest",
+    "ring",
+    "rusqlite",
+    "toml",
+    "winterbaume-core",
+];
+
+/// What may be linked in two versions, and why. Everything else once.
+const TWICE: &[&str] = &[
+    // The SDK's, beside our own newer ones.
+    "base64",
+    "crypto-common",
+    "digest",
+    // Two parsers of certificates under rustls.
+    "untrusted",
+    // Runs while compiling.
+    "syn",
+];
+
+#[test]
+fn the_functions_link_what_they_use_and_nothing_else() {
+    let deployed: BTreeSet<_> = gatehouse_local::functions::names().collect();
+    assert_eq!(deployed, CLIENTS.iter().map(|(function, _)| *function).collect());
+    for (function, clients) in CLIENTS {
+        let packages = linked(function);
+        let names: BTreeSet<_> = packages.iter().map(|(name, _)| name.as_str()).collect();
+        let is_client = |name: &&str| *name == "reqwest" || name.starts_with("aws-sdk-");
+        let found: BTreeSet<_> = names.iter().copied().filter(is_client).collect();
+        let client = |name: &&str| if *name == "reqwest" { (*name).to_owned() } else { format!("aws-sdk-{name}") };
+        // aws-config brings STS along, for roles that are not a function's; nothing calls it.
+        let wanted: BTreeSet<_> = clients.iter().map(client).chain(["aws-sdk-sts".to_owned()]).collect();
+        assert_eq!(found, wanted.iter().map(String::as_str).collect(), "{function}: what it links, and what it may");
+        for never in NEVER {
+            assert!(!names.contains(never), "{function} links {never}");
+        }
+        for name in names {
+            let versions: Vec<_> = packages.iter().filter(|(n, _)| n == name).map(|(_, version)| version).collect();
+            assert!(versions.len() == 1 || TWICE.contains(&name), "{function} links {name} as {versions:?}");
+        }
+    }
 }
 
 #[test]
