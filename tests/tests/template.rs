@@ -2,6 +2,8 @@
 //! each other, and with the rules of the house. Each check is also shown a template that breaks its rule.
 #![expect(clippy::unwrap_used, reason = "a test that meets what it does not expect must fail")]
 
+#[path = "template/cost.rs"]
+mod cost;
 #[path = "template/limits.rs"]
 mod limits;
 #[path = "template/load.rs"]
@@ -110,6 +112,65 @@ fn the_roles_are_the_ones_that_docs_roles_lists() {
     let page = file("docs/ROLES.md");
     let listed = page.split("<!-- roles -->\n").nth(1).unwrap_or_default();
     assert!(listed.trim() == table.trim(), "docs/ROLES.md must list what template.yaml allows:\n{table}");
+}
+
+/// What a front would have to do to change a request or an answer on the way, or to keep one.
+fn changes_on_the_way(distribution: &Value) -> Vec<String> {
+    let config = &distribution["DistributionConfig"];
+    let behavior = &config["DefaultCacheBehavior"];
+    let mut found = Vec::new();
+    let mut expect = |what: &str, right: bool| {
+        if !right {
+            found.push(what.to_owned());
+        }
+    };
+    // AWS's own policies, by the ids that they have in every account
+    // (https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/using-managed-cache-policies.html and
+    // …/using-managed-origin-request-policies.html).
+    expect("CachingDisabled", behavior["CachePolicyId"] == "4135ea2d-6df8-44a3-9df3-4b5a84be39ad");
+    // All of query, cookies and headers; a function URL answers to no other Host than its own.
+    expect("AllViewerExceptHostHeader", behavior["OriginRequestPolicyId"] == "b689b0a8-53d0-40ab-baf2-68738e2966ac");
+    expect("no compression", behavior["Compress"] == false);
+    expect("TLS only", behavior["ViewerProtocolPolicy"] == "https-only");
+    let methods: BTreeSet<_> =
+        behavior["AllowedMethods"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    expect("all methods", methods == ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"].into());
+    for hook in ["FunctionAssociations", "LambdaFunctionAssociations", "ResponseHeadersPolicyId"] {
+        expect(hook, behavior[hook].is_null());
+    }
+    for section in ["CacheBehaviors", "CustomErrorResponses", "DefaultRootObject"] {
+        expect(section, config[section].is_null());
+    }
+    let origins = config["Origins"].as_array().map(Vec::as_slice).unwrap_or_default();
+    expect("one origin", origins.len() == 1);
+    for origin in origins {
+        expect("an origin by TLS", origin["CustomOriginConfig"]["OriginProtocolPolicy"] == "https-only");
+        expect("no path before ours", origin["OriginPath"].is_null());
+        expect("no header of its own", origin["OriginCustomHeaders"].is_null());
+    }
+    found
+}
+
+#[test]
+fn the_front_changes_nothing_on_the_way() {
+    let front = Template::front();
+    let distributions: Vec<_> = front.of_type("AWS::CloudFront::Distribution").collect();
+    assert_eq!(distributions.len(), 5);
+    for (id, distribution) in distributions {
+        assert_eq!(changes_on_the_way(distribution), [""; 0], "{id}");
+        let mut broken = distribution.clone();
+        broken["DistributionConfig"]["DefaultCacheBehavior"]["Compress"] = json!(true);
+        broken["DistributionConfig"]["CustomErrorResponses"] = json!([{ "ErrorCode": 401 }]);
+        assert_eq!(changes_on_the_way(&broken), ["no compression", "CustomErrorResponses"]);
+    }
+}
+
+#[test]
+fn the_costs_are_worked_out_from_the_template() {
+    let tables = cost::markdown(&Template::main(), &Template::alarms(), &Template::network());
+    let page = file("docs/COST.md");
+    let inside = page.split("<!-- costs -->\n").nth(1).and_then(|rest| rest.split("<!-- /costs -->").next());
+    assert!(inside.unwrap_or_default().trim() == tables.trim(), "docs/COST.md must have between its marks:\n{tables}");
 }
 
 #[test]

@@ -35,6 +35,16 @@ impl Template {
         Self::parse(&file("infra/alarms.yaml"))
     }
 
+    /// `infra/network.yaml`.
+    pub(crate) fn network() -> Self {
+        Self::parse(&file("infra/network.yaml"))
+    }
+
+    /// `infra/front.yaml`.
+    pub(crate) fn front() -> Self {
+        Self::parse(&file("infra/front.yaml"))
+    }
+
     fn parse(text: &str) -> Self {
         Self(plain(serde_yaml_ng::from_str(text).expect("the template is YAML")))
     }
