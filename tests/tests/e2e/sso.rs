@@ -268,12 +268,12 @@ async fn a_provider_changes_its_keys_and_logins_go_on() {
 }
 
 /// What the operator does after Shopify has made a new Multipass secret: the newest first, the old one behind it.
-async fn store_multipass(harness: &Harness, secrets: &[&str]) {
+async fn store_multipass(harness: &Harness, shop: &str, secrets: &[&str]) {
     let id = harness.setting("SHOPIFY_SECRETS");
     let aws = harness.local.aws();
     let held = aws.call("secretsmanager", "GetSecretValue", &json!({ "SecretId": id })).await.unwrap();
     let mut value: serde_json::Value = serde_json::from_str(held["SecretString"].as_str().unwrap()).unwrap();
-    value["multipass"][harness.local.app().shop.as_str()] = json!(secrets);
+    value["multipass"][shop] = json!(secrets);
     let input = json!({ "SecretId": id, "SecretString": value.to_string() });
     aws.call("secretsmanager", "PutSecretValue", &input).await.unwrap();
 }
@@ -312,13 +312,64 @@ async fn a_multipass_secret_changes_while_customers_log_in() {
         harness.local.shopify().rotate_multipass(&shop);
         let new = harness.local.shopify().multipass_secrets()[&shop].clone();
         assert_ne!(new, old);
-        store_multipass(&harness, &[&new, &old]).await;
+        store_multipass(&harness, &shop, &[&new, &old]).await;
         changed.store(true, Ordering::SeqCst);
     };
     let (one, two, ()) = tokio::join!(customer(), customer(), operator);
     assert!(one + two >= 3);
-    // One process from the first login to the last: nothing was deployed or started again for it.
     assert!(!harness.logs().contains("secret_missing"));
+    assert!(harness.local.lambda().started("sso") <= 2, "nothing was started again for it");
+}
+
+#[tokio::test]
+async fn two_stores_with_a_provider_and_a_secret_each() {
+    // The issuer's address is a part of the setting, so the port must be known before.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let provider = |name: &str, profile: &str, path: &str, trust: bool| {
+        json!({
+            "name": name, "profile": profile, "issuer": format!("http://oidc.localhost:{port}{path}"),
+            "client_id": "storefront-login", "secret": "oidc_client_secret", "trust_email": trust,
+        })
+    };
+    let (demo, other) = ("gatehouse-demo.myshopify.com", crate::journey::OTHER);
+    let providers = json!({
+        demo: { "providers": [provider("company", "generic", "", false)] },
+        other: { "providers": [provider("line", "line", "/line", true)] },
+    });
+    let settings = BTreeMap::from([("SSO_PROVIDERS".to_owned(), providers.to_string())]);
+    let harness = Harness::with(Options { port, settings, ..Options::default() }).await;
+    let sso = harness.local.addresses().sso.clone();
+    let login = |shop: &str| format!("{sso}/login?shop={shop}&return_to=/pages/a");
+    // A store without a Multipass secret: nobody is sent to the provider for nothing.
+    assert_eq!(Browser::new(&harness).get(&login(other)).await.status, 503);
+    assert!(harness.logs().contains("secret_missing"));
+    harness.local.shopify().rotate_multipass(other);
+    let secret = harness.local.shopify().multipass_secrets()[other].clone();
+    store_multipass(&harness, other, &[&secret]).await;
+    // What has been read a moment ago is not read again for 10 s; a new process has read nothing.
+    harness.local.lambda().cool("sso");
+
+    let mut tokens = Vec::new();
+    for (shop, identifier) in [(demo, "company:u-1001"), (other, "line:u-1001")] {
+        let mut browser = Browser::new(&harness);
+        let there = browser.get(&login(shop)).await;
+        let page = browser.get(there.to()).await;
+        let callback = browser.choose(&page, "0").await;
+        let made = browser.get(&callback).await;
+        let front = format!("{}/{shop}/", harness.local.addresses().shopify);
+        let token = made.to().strip_prefix(&format!("{front}account/login/multipass/")).unwrap().to_owned();
+        // Attack: a token of one store, brought to the other.
+        for (_, foreign) in tokens.iter().filter(|(of, _)| *of != shop) {
+            let page = browser.get(&format!("{front}account/login/multipass/{foreign}")).await;
+            assert!(page.status == 400 && page.body.contains("not made with this store"), "{}", page.body);
+        }
+        assert_eq!(browser.get(made.to()).await.to(), format!("{front}pages/a"));
+        let state = harness.get(&format!("{}/api/state", harness.local.addresses().admin)).await;
+        assert!(state.text().await.unwrap().contains(identifier));
+        tokens.push((shop, token));
+    }
+    // A provider of the other store's is none of this one's.
+    assert_eq!(Browser::new(&harness).get(&format!("{}&provider=line", login(demo))).await.status, 404);
 }
 
 #[tokio::test]
