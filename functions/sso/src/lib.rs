@@ -153,7 +153,11 @@ impl Sso {
     /// Off to the provider, with a cookie that ties the journey to this browser.
     async fn login(&self, request: &Request) -> Result<Response, FlowError> {
         let wish = flow::wish(&request.raw_query, &self.settings.stores)?;
-        let secrets = self.secrets().await?;
+        let mut secrets = self.secrets().await?;
+        if secrets.multipass(&wish.shop).is_none() {
+            // Put in since: a store that has just been added does not wait until the cached ones are old.
+            secrets = self.secrets.refresh_after_mismatch(&secrets).await.unwrap_or(secrets);
+        }
         // A login that cannot end is not begun.
         flow::multipass_secret(secrets.multipass(&wish.shop))?;
         let journey = Journey::begin(&wish, Nonce::new(clock::random_bytes()), clock::now());
