@@ -179,11 +179,12 @@ pub(crate) fn markdown(template: &Template, alarms: &Template, network: &Templat
     table(&mut out, "A million API calls", "how", &calls);
 
     // The keeper renews well before the refresh token's 90 days.
+    let million_calls = 0.1 * 5.0 * 2.0;
     let idle = [
-        ("table, writes", "5 renewals, 2 writes each".to_owned(), 100_000.0 * 10.0 / 1e6 * WRITE.usd),
-        ("table, reads", "5 renewals, 2 reads each".to_owned(), 100_000.0 * 10.0 / 1e6 * READ.usd),
-        ("KMS", "5 renewals, 2 calls each".to_owned(), 100_000.0 * 10.0 / 1e4 * KMS.usd),
-        ("storage", "3 KB each, 12 months".to_owned(), 100_000.0 * 3e3 / 1e9 * 12.0 * STORED.usd),
+        ("table, writes", "5 renewals, 2 writes each".to_owned(), million_calls * WRITE.usd),
+        ("table, reads", "5 renewals, 2 reads each".to_owned(), million_calls * READ.usd),
+        ("KMS", "5 renewals, 2 calls each".to_owned(), million_calls * 100.0 * KMS.usd),
+        ("storage", "3 KB each, 0.3 GB, 12 months".to_owned(), 0.3 * 12.0 * STORED.usd),
     ];
     table(&mut out, "A hundred thousand idle shops, a year", "each", &idle);
     out
