@@ -576,3 +576,55 @@ async fn a_flow_run_counts_once() {
     let query = "shop=a";
     assert_eq!(send("/flow/count-run", query.to_owned(), query).await.status, 400);
 }
+
+#[tokio::test]
+async fn a_storefronts_visitor_is_who_the_signature_says() {
+    let page = Page::open(Options::default()).await;
+    let shop = page.shop();
+    assert_eq!(page.get(&shop, "/v1/installation").await.status, 200);
+    let now = sign::now().to_string();
+    let query = |customer: &str| {
+        let pairs = [
+            ("shop", shop.as_str()),
+            ("path_prefix", "/apps/gatehouse"),
+            ("timestamp", &now),
+            ("logged_in_customer_id", customer),
+        ];
+        sign::app_proxy(&page.secret(), &pairs)
+    };
+    let ask = async |query: &str| page.send(Method::GET, &format!("/proxy/session?{query}"), &[], None).await;
+    let signed_in = ask(&query("41")).await;
+    assert_eq!(signed_in.body, json!({ "shop": shop, "customer": "41", "installed": true }), "{}", signed_in.text);
+    let nobody = ask(&query("")).await;
+    assert_eq!(nobody.body, json!({ "shop": shop, "customer": null, "installed": true }), "{}", nobody.text);
+    for forged in [
+        query("41").replace("logged_in_customer_id=41", "logged_in_customer_id=42"),
+        query("").replace("logged_in_customer_id=", "logged_in_customer_id=42"),
+        format!("shop={shop}&timestamp={now}&logged_in_customer_id=42"),
+        "signature=x".to_owned(),
+        String::new(),
+    ] {
+        let answer = ask(&forged).await;
+        assert_eq!((answer.status, answer.code()), (401, "invalid_signature"), "{forged}: {}", answer.text);
+    }
+    // The visitor's own parameter beside Shopify's is two answers to one question.
+    let twice = ask(&format!("{}&logged_in_customer_id=42", query("41"))).await;
+    assert_eq!(twice.status, 400, "{}", twice.text);
+}
+
+#[tokio::test]
+async fn a_notification_is_noticed_and_an_unsigned_question_is_not_answered() {
+    let page = Page::open(Options::default()).await;
+    let shop = page.shop();
+    assert_eq!(page.get(&shop, "/v1/installation").await.status, 200);
+    let body = json!({ "kind": "FULFILLMENT_REQUEST" }).to_string();
+    let hmac = sign::webhook(&page.secret(), body.as_bytes());
+    let to = "/fulfillment/fulfillment_order_notification";
+    let headers = |hmac| [("x-shopify-hmac-sha256", hmac), ("x-shopify-shop-domain", shop.as_str())];
+    let noticed = page.send(Method::POST, to, &headers(&hmac), Some(body.clone())).await;
+    assert_eq!((noticed.status, &noticed.body["noticed"]), (200, &json!(true)), "{}", noticed.text);
+    assert_eq!(page.send(Method::POST, to, &headers("x"), Some(body)).await.status, 401);
+    for question in ["/fulfillment/fetch_stock?shop=a", "/fulfillment/fetch_tracking_numbers"] {
+        assert_eq!(page.send(Method::GET, question, &[], None).await.status, 404, "{question}");
+    }
+}
