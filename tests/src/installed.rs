@@ -43,12 +43,18 @@ pub async fn installed(what: &str, command: &mut Command) -> bool {
 }
 
 async fn venv_with_provider(venv: &Path) -> bool {
-    installed("a Python environment", Command::new("python3").args(["-m", "venv"]).arg(venv)).await
-        && installed(
-            PROVIDER,
-            Command::new(venv.join("bin/pip")).args(["install", "--quiet", "--disable-pip-version-check", PROVIDER]),
-        )
-        .await
+    let mark = venv.join("installed");
+    if std::fs::read_to_string(&mark).is_ok_and(|version| version == PROVIDER) {
+        return true;
+    }
+    let mut pip = Command::new(venv.join("bin/pip"));
+    pip.args(["install", "--quiet", "--disable-pip-version-check", PROVIDER]);
+    let done = installed("a Python environment", Command::new("python3").args(["-m", "venv"]).arg(venv)).await
+        && installed(PROVIDER, &mut pip).await;
+    if done {
+        std::fs::write(mark, PROVIDER).expect("the target directory can be written");
+    }
+    done
 }
 
 /// `oidc-provider-mock` (from PyPI), running; it ends with the value.
