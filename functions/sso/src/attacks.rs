@@ -17,7 +17,8 @@ use serde_json::{Value, json};
 
 use crate::flow::{self, FlowError, Journey, wish};
 use crate::oidc::{
-    Expected, KeySet, LEEWAY_SECS, Metadata, OidcError, Proven, TokenAnswer, check_id_token, merge_userinfo,
+    Expected, KeySet, LEEWAY_SECS, MAX_DOCUMENT, Metadata, OidcError, Proven, TokenAnswer, check_id_token,
+    merge_userinfo,
 };
 use crate::profiles::Provider;
 use crate::profiles::tests::{provider_of, shop, stores};
@@ -177,6 +178,41 @@ fn forged_and_withdrawn_keys() {
         assert_eq!(check_id_token(&text, Some(&keys), &expected, NOW).err(), Some(OidcError::UnknownKey), "{set}");
         assert_eq!(check_id_token(&text, None, &expected, NOW).err(), Some(OidcError::UnknownKey));
     }
+}
+
+#[test]
+fn keys_that_can_be_factored() {
+    let provider = provider_of("company");
+    let header = json!({"alg": "RS256", "kid": "r1"});
+    let text = format!("{}.{}", signed_part(&header, &claims(&provider)), URL_SAFE_NO_PAD.encode([7; 256]));
+    let outcome = |bytes: usize| {
+        let modulus = URL_SAFE_NO_PAD.encode(vec![0xc1; bytes]);
+        let set =
+            json!({"keys": [{"kty": "RSA", "n": modulus, "e": "AQAB", "kid": "r1", "use": "sig", "alg": "RS256"}]});
+        let keys = KeySet::parse(set.to_string().as_bytes()).unwrap();
+        let (secret, access) = (SecretString::from("s"), SecretString::from("access"));
+        let expected = Expected { provider: &provider, secret: &secret, nonce: NONCE, access_token: &access };
+        check_id_token(&text, Some(&keys), &expected, NOW).err()
+    };
+    assert_eq!(outcome(256), Some(OidcError::InvalidSignature), "a key of this length is used");
+    for short in [64, 96, 128, 192, 255] {
+        assert_eq!(outcome(short), Some(OidcError::UnknownKey), "{short}");
+    }
+}
+
+#[test]
+fn documents_without_an_end() {
+    let company = provider_of("company");
+    let padded = |bytes: usize| document(json!({"padding": "x".repeat(bytes)}));
+    assert!(Metadata::parse(&padded(100_000), &company, true).is_ok());
+    let metadata = Metadata::parse(&padded(MAX_DOCUMENT), &company, true);
+    assert!(matches!(metadata.err(), Some(OidcError::Malformed(_))));
+    let keys = format!("{{\"keys\":[{}],\"padding\":\"{}\"}}", *EC_PUBLIC, "x".repeat(MAX_DOCUMENT));
+    assert!(matches!(KeySet::parse(keys.as_bytes()).err(), Some(OidcError::Malformed(_))));
+    let provider = es256("company");
+    let of = |bytes: usize| token(&EC_KEY, "k1", &with(claims(&provider), "padding", json!("x".repeat(bytes))));
+    assert!(check_at(&provider, &of(8_000), NOW).is_ok());
+    assert!(matches!(error(&provider, &of(16_000)), Some(OidcError::Malformed(_))));
 }
 
 fn with_key(name: &str, value: &str) -> Value {
