@@ -12,6 +12,10 @@ use super::{Call, Standin, escape, html, not_found, redirect, respond, sign};
 
 /// Seconds that an ID token lives.
 const ID_TOKEN_LIFE: i64 = 60;
+/// Seconds that the token of a checkout's or a customer account's extension lives.
+const EXTENSION_TOKEN_LIFE: i64 = 300;
+/// As the user of such a token: a buyer who is not signed in, and so no `sub`.
+const NOBODY: u64 = 0;
 
 /// What an ID token says; a test changes any of it to see the token refused.
 pub(super) struct IdToken<'a> {
@@ -34,16 +38,23 @@ impl IdToken<'_> {
         let secret = self.secret.unwrap_or_else(|| app.launch_secret());
         let shop = self.shop;
         let claims = match self.kind {
-            "checkout" | "customer_account" => json!({
-                "iss": "shopify",
-                "dest": shop,
-                "aud": audience,
-                "sub": format!("gid://shopify/Customer/{}", self.user),
-                "iat": issued,
-                "nbf": issued,
-                "exp": issued + 300,
-                "jti": sign::uuid(),
-            }),
+            // A UI extension's token names no issuer, and its shop without a scheme
+            // (<https://shopify.dev/docs/api/checkout-ui-extensions/latest/apis/session-token>). `iss: "shopify"` belongs to
+            // the older post-purchase tokens, which are of another kind.
+            "checkout" | "customer_account" => {
+                let mut claims = json!({
+                    "dest": shop,
+                    "aud": audience,
+                    "iat": issued,
+                    "nbf": issued,
+                    "exp": issued + EXTENSION_TOKEN_LIFE,
+                    "jti": sign::uuid(),
+                });
+                if self.user != NOBODY {
+                    claims["sub"] = json!(format!("gid://shopify/Customer/{}", self.user));
+                }
+                claims
+            }
             _ => json!({
                 "iss": format!("https://{shop}/admin"),
                 "dest": format!("https://{shop}"),
