@@ -73,6 +73,20 @@ pub fn mac_base64url(secret: &str, message: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(mac(secret, message))
 }
 
+/// What the app seals for a purpose: `{payload}.{MAC}` under a key derived by HKDF-SHA256 (RFC 5869, without salt, one
+/// block), written out here.
+pub fn sealed(secret: &str, purpose: &str, payload: &str) -> String {
+    let keyed = |key: &[u8], message: &[u8]| {
+        let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+        mac.update(message);
+        mac.finalize().into_bytes().to_vec()
+    };
+    let extracted = keyed(&[0; 32], secret.as_bytes());
+    let key = keyed(&extracted, &[purpose.as_bytes(), &[1]].concat());
+    let part = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    format!("{}.{}", part(payload.as_bytes()), part(&keyed(&key, payload.as_bytes())))
+}
+
 /// Now, in unix seconds.
 pub fn now() -> i64 {
     #[expect(clippy::disallowed_methods, reason = "tests sign with the wall clock, as Shopify does")]

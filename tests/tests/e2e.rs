@@ -47,5 +47,7 @@ mod queues;
 mod smoke;
 #[path = "e2e/sso.rs"]
 mod sso;
+#[path = "e2e/standalone.rs"]
+mod standalone;
 #[path = "e2e/tenants.rs"]
 mod tenants;

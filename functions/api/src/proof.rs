@@ -24,7 +24,6 @@ use gatehouse_shopify::id_token::{
 use gatehouse_shopify::login::{Login, LoginError};
 use gatehouse_shopify::signed_body::{BodyError, Headers};
 use gatehouse_shopify::{ClientSecrets, Generation, ShopDomain, Timestamp};
-use http::Method;
 use http::header::HeaderName;
 
 use crate::Api;
@@ -77,8 +76,8 @@ pub(crate) fn with_retry(response: Response, problem: &Problem) -> Response {
     if *problem == Problem::BadIdToken { retry(response) } else { response }
 }
 
-/// Somebody of the shop's staff: by an ID token, or in an app that is not embedded by the login cookie and, for what changes
-/// something, the form token. The app is installed in the shop.
+/// Somebody of the shop's staff: by an ID token, or in an app that is not embedded by the login cookie and its CSRF token. The
+/// app is installed in the shop.
 pub struct Merchant {
     shop: ShopDomain,
     user: Option<u64>,
@@ -170,19 +169,28 @@ async fn login(api: &Api, request: &Request) -> Result<Login, Refusal> {
             |secrets| {
                 let cookies = request.cookies.iter().map(String::as_str);
                 let (login, matched) = Login::from_cookies(cookies, secrets.client(), now)?;
-                // Attack: another site makes the merchant's browser send what changes something, cookie included.
-                if !matches!(request.method, Method::GET | Method::HEAD) {
-                    login.check_csrf(request.header("x-csrf-token").unwrap_or_default(), secrets.client())?;
-                }
+                // Attack: another site makes the merchant's browser ask, cookie included. Reading needs the token too: a
+                // browser has one cookie, and a tab that still shows shop A must not be filled with shop B's data.
+                login.check_csrf(request.header(CSRF_HEADER).unwrap_or_default(), secrets.client())?;
                 Ok((login, matched))
             },
-            |error| *error == LoginError::Invalid,
+            |error| matches!(error, LoginError::Invalid | LoginError::WrongCsrfToken),
         )
         .await;
     let (login, generation) = checked.map_err(no_secrets)?.map_err(refused)?;
+    let ended = api.vault.logged_out(login.shop(), login.id()).await.map_err(|error| {
+        tracing::error!(code = error.code(), "the login could not be looked up");
+        Refusal::new(Problem::Unavailable("vault"), error.code())
+    })?;
+    if ended {
+        return Err(Refusal::new(Problem::Reauthenticate, "logged_out"));
+    }
     matched("login", generation);
     Ok(login)
 }
+
+/// Carries the login's CSRF token, which the app's document holds.
+pub const CSRF_HEADER: &str = "x-csrf-token";
 
 /// A token of one kind.
 trait Token: Sized {

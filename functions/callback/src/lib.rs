@@ -152,7 +152,7 @@ impl Callback {
             &shop,
             &self.settings.app.client_id,
             Some(&self.settings.scopes.required),
-            &self.redirect_uri(),
+            &self.settings.launch.redirect_uri(),
             &nonce,
             AccessMode::Offline,
         );
@@ -280,18 +280,14 @@ impl Callback {
     ) -> Response {
         let launch = &self.settings.launch;
         let admin = begin::embedded_url(shop, host, &self.settings.app.client_id);
-        if launch.embedded || launch.app_url != launch.callback_url {
+        if launch.embedded || !launch.one_host() {
             return self.redirect(request, &self.settings.front.page(&admin));
         }
         let Ok(secrets) = self.secrets.get().await else { return request.page(Page::Unavailable) };
         let now = clock::now();
-        let login = Login::begin(clock::random_bytes(), shop.clone(), None, login::MAX_AGE_SECS, now);
+        let login = Login::begin(clock::random_bytes(), shop.clone(), None, login::LASTS_SECS, now);
         let to = format!("{}{}", launch.app_url.as_str(), path.map_or("/", OwnPath::as_str));
         self.redirect(request, &to).with_cookie(login.set_cookie(secrets.client().current(), now))
-    }
-
-    fn redirect_uri(&self) -> String {
-        format!("{}/", self.settings.launch.callback_url.as_str())
     }
 
     fn redirect(&self, request: &Request, to: &str) -> Response {

@@ -59,10 +59,19 @@ impl House<'_> {
 
     /// The app's document for a proven shop: first content at once, the rest by the API. `csrf` is for standalone apps.
     pub fn app(&self, shop: &ShopDomain, locale: Locale, reopen: &str, csrf: Option<&str>) -> Response {
-        let (title, loading) = match locale {
-            Locale::En => ("Gatehouse", "Loading…"),
-            Locale::Ja => ("Gatehouse", "読み込み中…"),
+        let (title, loading, log_out) = match locale {
+            Locale::En => ("Gatehouse", "Loading…", "Log out"),
+            Locale::Ja => ("Gatehouse", "読み込み中…", "ログアウト"),
         };
+        // Inside the admin Shopify knows who is there; on its own the app has a login to end.
+        let leave = csrf.map_or(String::new(), |token| {
+            format!(
+                "<form method=\"post\" action=\"{}\" class=\"leave\"><input type=\"hidden\" name=\"csrf\" value=\"{}\">\
+                 <button class=\"button\">{log_out}</button></form>",
+                crate::LOGOUT,
+                escape_attribute(token),
+            )
+        });
         // Polaris is an enhancement: the page is complete without it, and a machine without a network has none.
         let polaris = self.embedded && !self.front.is_local();
         let scripts = if self.embedded { self.app_bridge() } else { String::new() };
@@ -73,7 +82,7 @@ impl House<'_> {
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>{title}</title>\
              <link rel=\"stylesheet\" href=\"{style}\"></head>\
              <body><main id=\"app\" data-api=\"{api}\" data-standalone=\"{standalone}\" data-csrf=\"{csrf}\" \
-             data-reopen=\"{reopen}\"><h1>{title}</h1><p class=\"quiet\">{shop}</p>\
+             data-reopen=\"{reopen}\">{leave}<h1>{title}</h1><p class=\"quiet\">{shop}</p>\
              <p class=\"quiet\" data-loading>{loading}</p></main>\
              <script type=\"module\" src=\"{script}\"></script></body></html>",
             lang = locale.tag(),

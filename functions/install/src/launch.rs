@@ -6,6 +6,7 @@
 use gatehouse_shopify::bot::is_bot;
 use gatehouse_shopify::host::Host;
 use gatehouse_shopify::id_token::{self, AdminIdToken, IdTokenError, IdTokenFault};
+use gatehouse_shopify::login::Login;
 use gatehouse_shopify::oauth::{self, OauthError, VerifiedLaunch};
 use gatehouse_shopify::query::Query;
 use gatehouse_shopify::{ClientSecrets, ShopDomain, Timestamp};
@@ -26,6 +27,8 @@ pub struct Asked<'a> {
     pub authorization: Option<&'a str>,
     /// The `User-Agent` header.
     pub user_agent: Option<&'a str>,
+    /// The cookies, of which a standalone app has one: its login.
+    pub cookies: &'a [String],
 }
 
 /// How the app is installed and shown.
@@ -76,6 +79,8 @@ pub enum Launch {
         /// The same query, as `callback` verifies it again.
         raw_query: String,
     },
+    /// A standalone app opened by a browser that is logged in.
+    LoggedIn(Login),
     /// A launch without a signature: Shopify is asked to make a signed one for this shop.
     Unsigned(ShopDomain),
     /// A launch whose signature, age or parameters do not hold.
@@ -98,7 +103,7 @@ pub fn read(asked: &Asked<'_>, way: Way, client_id: &str, secrets: &ClientSecret
     }
     match way {
         Way::IdToken => embedded_document(asked, &query, client_id, secrets, now),
-        Way::CodeGrant { .. } => signed_document(asked, &query, secrets, now),
+        Way::CodeGrant { embedded } => signed_document(asked, &query, embedded, secrets, now),
     }
 }
 
@@ -147,10 +152,24 @@ pub fn bounce_location(path: &str, query: &Query) -> String {
     format!("{BOUNCE_PATH}?{}", carried.encode())
 }
 
-fn signed_document(asked: &Asked<'_>, query: &Query, secrets: &ClientSecrets, now: Timestamp) -> Launch {
+fn signed_document(
+    asked: &Asked<'_>,
+    query: &Query,
+    embedded: bool,
+    secrets: &ClientSecrets,
+    now: Timestamp,
+) -> Launch {
     if !query.contains("hmac") {
         // Nothing is taken from an unsigned query but which shop's admin the browser is sent to.
         let shop = query.get_one("shop").ok().flatten().and_then(|shop| ShopDomain::parse(shop).ok());
+        // Attack: a cookie of one shop opens what another shop's link names. Inside the admin's frame no cookie counts.
+        let login =
+            (!embedded).then(|| Login::from_cookies(asked.cookies.iter().map(String::as_str), secrets, now).ok());
+        if let Some((login, _)) = login.flatten()
+            && shop.as_ref().is_none_or(|shop| shop == login.shop())
+        {
+            return Launch::LoggedIn(login);
+        }
         return shop.map_or(Launch::Lost, Launch::Unsigned);
     }
     match oauth::verify_launch(asked.raw_query, secrets, now) {
@@ -186,7 +205,7 @@ mod tests {
     }
 
     fn asked(raw_query: &str) -> Asked<'_> {
-        Asked { path: "/", raw_query, authorization: None, user_agent: None }
+        Asked { path: "/", raw_query, authorization: None, user_agent: None, cookies: &[] }
     }
 
     fn embedded(raw_query: &str) -> Launch {
@@ -280,13 +299,40 @@ mod tests {
         assert!(matches!(read("shop=evil.com"), Launch::Lost));
     }
 
+    #[test]
+    fn a_login_opens_its_own_shop_outside_the_frame_only() {
+        let (shop, other) = (shop(), ShopDomain::parse("other.myshopify.com").unwrap());
+        let login = Login::begin([1; 16], shop.clone(), None, 600, NOW);
+        let cookie = |login: &Login| {
+            vec![login.set_cookie(&"hush".into(), NOW).split(';').next().unwrap_or_default().to_owned()]
+        };
+        let cookies = cookie(&login);
+        let ask = |cookies: &[String], raw_query: &str, embedded: bool, now| {
+            let asked = Asked { cookies, ..asked(raw_query) };
+            read(&asked, Way::CodeGrant { embedded }, "key", &secrets(), now)
+        };
+        for query in [String::new(), format!("shop={shop}"), "tab=2".to_owned()] {
+            assert!(matches!(ask(&cookies, &query, false, NOW), Launch::LoggedIn(found) if found == login), "{query}");
+        }
+        assert!(
+            matches!(ask(&cookies, &format!("shop={other}"), false, NOW), Launch::Unsigned(found) if found == other)
+        );
+        assert!(
+            matches!(ask(&cookies, "hmac=0", false, NOW), Launch::Refused(_)),
+            "a signature that fails is not forgiven"
+        );
+        assert!(matches!(ask(&cookies, "", true, NOW), Launch::Lost));
+        assert!(matches!(ask(&cookies, "", false, NOW.plus_secs(600)), Launch::Lost));
+        assert!(matches!(ask(&[cookies[0].clone(), cookies[0].clone()], "", false, NOW), Launch::Lost));
+    }
+
     proptest! {
         #[test]
         fn nonsense_is_answered_and_never_proven(raw in "\\PC{0,300}", header in proptest::option::of("\\PC{0,80}")) {
-            for way in [Way::IdToken, Way::CodeGrant { embedded: true }] {
-                let asked = Asked { path: "/", raw_query: &raw, authorization: header.as_deref(), user_agent: None };
+            for way in [Way::IdToken, Way::CodeGrant { embedded: true }, Way::CodeGrant { embedded: false }] {
+                let asked = Asked { path: "/", raw_query: &raw, authorization: header.as_deref(), user_agent: None, cookies: &[] };
                 let launch = read(&asked, way, "key", &secrets(), NOW);
-                let refused = !matches!(launch, Launch::Proven { .. } | Launch::Signed { .. });
+                let refused = !matches!(launch, Launch::Proven { .. } | Launch::Signed { .. } | Launch::LoggedIn(_));
                 prop_assert!(refused);
             }
         }

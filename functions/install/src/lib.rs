@@ -20,7 +20,7 @@ use gatehouse_core::vault::{LiveToken, Vault, VaultError};
 use gatehouse_shopify::begin;
 use gatehouse_shopify::csp::{REAUTHORIZE_HEADER, RETRY_HEADER};
 use gatehouse_shopify::id_token::{AdminIdToken, IdTokenError, IdTokenFault};
-use gatehouse_shopify::login::{self, Login};
+use gatehouse_shopify::login::{self, Login, LoginError};
 use gatehouse_shopify::oauth::{OauthError, VerifiedLaunch};
 use gatehouse_shopify::query::Query;
 use gatehouse_shopify::redirect::{Origin, OwnPath};
@@ -36,6 +36,9 @@ pub mod leave;
 
 use document::House;
 use launch::{Asked, Launch, Way};
+
+/// Where a login of a standalone app ends.
+pub const LOGOUT: &str = "/auth/logout";
 
 /// Everything that the function reads from its environment.
 pub struct Settings {
@@ -125,6 +128,9 @@ impl Install {
             (&Method::GET | &Method::HEAD | &Method::POST, "/auth/login") => {
                 self.sign_in(&request).on_route("GET /auth/login")
             }
+            (&Method::POST, LOGOUT) if !self.settings.launch.embedded => {
+                self.log_out(&request).await.on_route("POST /auth/logout")
+            }
             (&Method::GET | &Method::HEAD, path) => match assets::serve(path) {
                 Some(asset) => asset,
                 None => request.page(Page::NotFound),
@@ -157,6 +163,7 @@ impl Install {
             raw_query: &request.raw_query,
             authorization: request.header("authorization"),
             user_agent: request.header("user-agent"),
+            cookies: &request.cookies,
         };
         let read = self
             .secrets
@@ -179,6 +186,8 @@ impl Install {
         match launch {
             Launch::Bot => request.page(Page::Gone).with_code("bot"),
             Launch::Unreadable => request.page(Page::BadRequest).with_code("bad_query"),
+            // A standalone app has no App Bridge that could find its shop.
+            Launch::Lost if !self.settings.launch.embedded => request.page(Page::OpenFromAdmin).with_code("lost"),
             Launch::Lost => self.house().bounce(None).with_code("lost"),
             Launch::Bounce { location, code } => self.redirect(request, &location).with_code(code),
             Launch::Embed(host) => {
@@ -198,6 +207,8 @@ impl Install {
                 let shop = launch.shop().clone();
                 self.signed(request, &launch, &raw_query).await.for_shop(&shop)
             }
+            Launch::LoggedIn(login) => self.logged_in(request, &login).await.for_shop(login.shop()),
+            Launch::Unsigned(shop) if is_script(request) => self.reauthorize(request, &shop, "login_missing"),
             Launch::Unsigned(shop) => {
                 let to = begin::managed_install_url(&shop, &self.settings.app.client_id);
                 self.redirect(request, &self.settings.front.page(&to)).with_code("unsigned_launch")
@@ -268,6 +279,74 @@ impl Install {
         self.redirect(request, &begin).with_code("begin")
     }
 
+    /// A document of a standalone app for a browser that is logged in: no new login begins.
+    async fn logged_in(&self, request: &Request, login: &Login) -> Response {
+        let shop = login.shop();
+        match self.vault.logged_out(shop, login.id()).await {
+            Ok(false) => {}
+            Ok(true) => return self.sign_in_again(request, shop, "logged_out"),
+            Err(error) => return self.failed(request, shop, &error.into(), false),
+        }
+        match self.vault.live_token(shop, request.deadline.plus_millis(-1_500)).await {
+            Ok(live) if live.scopes.covers(&self.settings.scopes.required) => {
+                let Ok(secrets) = self.secrets.get().await else { return request.page(Page::Unavailable) };
+                let csrf = login.csrf_token(secrets.client().current());
+                self.house().app(shop, locale(request), &self.reopen(shop), Some(&csrf))
+            }
+            Ok(_) => self.sign_in_again(request, shop, "missing_scopes"),
+            Err(error) if error.needs_merchant() => self.sign_in_again(request, shop, error.code()),
+            Err(error) => self.failed(request, shop, &error, false),
+        }
+    }
+
+    /// Back to Shopify, whose signed launch begins a new login.
+    fn sign_in_again(&self, request: &Request, shop: &ShopDomain, code: &'static str) -> Response {
+        if is_script(request) {
+            return self.reauthorize(request, shop, code);
+        }
+        let to = begin::managed_install_url(shop, &self.settings.app.client_id);
+        self.redirect(request, &self.settings.front.page(&to)).with_code(code).with_cookie(login::clear_cookie())
+    }
+
+    /// Ends the login of a form that belongs to it, in the browser and for every copy of the cookie.
+    async fn log_out(&self, request: &Request) -> Response {
+        let body = std::str::from_utf8(&request.body).unwrap_or_default();
+        let form = Query::parse(body).ok();
+        let token = form.as_ref().and_then(|form| form.get_one("csrf").ok().flatten()).unwrap_or_default();
+        let now = clock::now();
+        let checked = self
+            .secrets
+            .check(
+                |secrets| {
+                    let cookies = request.cookies.iter().map(String::as_str);
+                    let (login, _) = Login::from_cookies(cookies, secrets.client(), now)?;
+                    login.check_csrf(token, secrets.client())?;
+                    Ok(login)
+                },
+                |error| matches!(error, LoginError::Invalid | LoginError::WrongCsrfToken),
+            )
+            .await;
+        let login = match checked {
+            Ok(Ok(login)) => login,
+            Ok(Err(error)) => {
+                let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::FORBIDDEN);
+                return request.page(Page::BadRequest).with_status(status).with_code(error.code());
+            }
+            Err(error) => {
+                tracing::error!(code = error.code(), "no secrets to verify with");
+                return request.page(Page::Unavailable).with_code(error.code());
+            }
+        };
+        let shop = login.shop();
+        if let Err(error) = self.vault.log_out(shop, login.id(), login.expires()).await {
+            return self.failed(request, shop, &error.into(), false);
+        }
+        let to = self.settings.front.page(&format!("https://{shop}/admin"));
+        // After a form's POST the browser must GET what comes next.
+        let response = self.redirect(request, &to).with_status(StatusCode::SEE_OTHER);
+        response.with_cookie(login::clear_cookie()).for_shop(shop)
+    }
+
     /// A fetch of a code-grant app whose token is gone: App Bridge leaves the frame for the address in the header.
     fn reauthorize(&self, request: &Request, shop: &ShopDomain, code: &'static str) -> Response {
         let to = begin::managed_install_url(shop, &self.settings.app.client_id);
@@ -279,19 +358,23 @@ impl Install {
 
     async fn document(&self, request: &Request, live: &LiveToken) -> Response {
         let shop = &live.shop;
-        let reopen = self.settings.front.page(&begin::embedded_url(shop, None, &self.settings.app.client_id));
-        let locale = locale(request);
+        let (locale, reopen) = (locale(request), self.reopen(shop));
         if self.settings.launch.embedded {
             return self.house().app(shop, locale, &reopen, None);
         }
         self.standalone(request, shop, locale, &reopen).await
     }
 
+    /// Where the whole tab opens the app anew, from this shop's admin.
+    fn reopen(&self, shop: &ShopDomain) -> String {
+        self.settings.front.page(&begin::embedded_url(shop, None, &self.settings.app.client_id))
+    }
+
     /// A standalone app's document comes with a login: a cookie for the API on the same site, and its CSRF token.
     async fn standalone(&self, request: &Request, shop: &ShopDomain, locale: Locale, reopen: &str) -> Response {
         let now = clock::now();
         let Ok(secrets) = self.secrets.get().await else { return request.page(Page::Unavailable) };
-        let login = Login::begin(clock::random_bytes(), shop.clone(), None, login::MAX_AGE_SECS, now);
+        let login = Login::begin(clock::random_bytes(), shop.clone(), None, login::LASTS_SECS, now);
         let secret = secrets.client().current();
         let csrf = login.csrf_token(secret);
         self.house().app(shop, locale, reopen, Some(&csrf)).with_cookie(login.set_cookie(secret, now))
@@ -304,7 +387,7 @@ impl Install {
                 VaultError::NotInstalled | VaultError::NeedsReauth => Problem::Reauthenticate,
                 VaultError::Frozen => Problem::ShopFrozen,
                 VaultError::RetryLater(_) => Problem::ShopifyDown,
-                error if error.is_transient() => Problem::Unavailable("store"),
+                // A store that is down is our fault: 500 without its details, as in Shopify's own libraries.
                 _ => Problem::Internal,
             };
             return Response::problem(&problem, &request.request_id).with_code(error.code());
@@ -315,11 +398,14 @@ impl Install {
             error if error.is_transient() => Page::Unavailable,
             _ => Page::Internal,
         };
-        let reopen = begin::embedded_url(shop, None, &self.settings.app.client_id);
-        let retry = Location::parse(&self.settings.front.page(&reopen)).ok();
+        let retry = Location::parse(&self.reopen(shop)).ok();
         // The shop is proven, so its admin may show the page where the app would have been.
         let ancestors = self.house().ancestors(Some(shop));
-        page.render(locale(request), &request.request_id, retry.as_ref(), &ancestors).with_code(error.code())
+        let rendered = page.render(locale(request), &request.request_id, retry.as_ref(), &ancestors);
+        // The page says "try again"; the status says whose fault it is, as for a fetch.
+        let ours = page == Page::Unavailable;
+        let rendered = if ours { rendered.with_status(StatusCode::INTERNAL_SERVER_ERROR) } else { rendered };
+        rendered.with_code(error.code())
     }
 
     /// The bounce page: App Bridge fetches an ID token and opens `shopify-reload`.
@@ -382,6 +468,7 @@ fn unsigned_by_ours(launch: &Launch) -> bool {
         Launch::Refetch(Some(error)) | Launch::WrongApp(error) => error.fault == IdTokenFault::InvalidSignature,
         Launch::Bounce { code, .. } => *code == "invalid_signature",
         Launch::Refused(error) => *error == OauthError::InvalidHmac,
+        // A login cookie that only a newer secret opens reads as none.
         _ => false,
     }
 }
@@ -397,6 +484,11 @@ fn preflight(request: &Request, app: &Origin) -> Response {
             .with_header(header::ACCESS_CONTROL_MAX_AGE, "7200"),
         _ => response,
     }
+}
+
+/// A script that is no App Bridge: it cannot follow a redirect to Shopify, and reads a header instead.
+fn is_script(request: &Request) -> bool {
+    request.header("x-requested-with").is_some_and(|with| with.eq_ignore_ascii_case("XMLHttpRequest"))
 }
 
 fn refetch(request: &Request) -> Response {

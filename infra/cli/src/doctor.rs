@@ -256,7 +256,8 @@ async fn doors(checks: &mut Checks, client: &Client, settings: &Outside, webhook
         }
         Err(why) => checks.push("a launch without a proof shows no app", Verdict::Wrong, why),
     }
-    let callback = format!("{callback}/?shop={NOBODY}&code=x&state=x&timestamp=1&hmac={}", "0".repeat(64));
+    let forged = format!("?shop={NOBODY}&code=x&state=x&timestamp=1&hmac={}", "0".repeat(64));
+    let callback = settings.launch.redirect_uri() + &forged;
     let answer = ask(client, Method::GET, &callback, &[]).await;
     status(checks, "a forged callback is refused", answer, &[400, 401, 403]);
 
@@ -371,7 +372,7 @@ fn agreement(checks: &mut Checks, settings: &Outside, app: Result<toml::Table, S
     let wanted = settings.launch.app_url.as_str();
     checks.expect("App URL", url.trim_end_matches('/') == wanted, format!("{file}: {url}; settings: {wanted}"));
     let redirects = words(app.get("auth").and_then(|auth| auth.get("redirect_urls")));
-    let wanted = format!("{}/", settings.launch.callback_url.as_str());
+    let wanted = settings.launch.redirect_uri();
     checks.expect("redirect URL", redirects.contains(&&*wanted), format!("{file}: {redirects:?}; settings: {wanted}"));
 }
 

@@ -28,6 +28,9 @@ const READ_LIMIT: usize = 32 * 1024 * 1024;
 const API_BODY: usize = 10 * 1024 * 1024;
 const API_HEADERS: usize = 10_240;
 
+/// The name of the host that serves everything of the app in one-domain mode: `app.localhost`.
+pub const ONE_DOMAIN: &str = "app";
+
 /// Which kind of front a function stands behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Front {
@@ -51,6 +54,10 @@ impl Gateway {
         match name {
             "install" | "callback" | "webhook" | "sso" => self.function(name, Front::FunctionUrl, request).await,
             "api" => self.function(name, Front::HttpApi, request).await,
+            ONE_DOMAIN => {
+                let (name, front) = behind_one_domain(request.uri().path());
+                self.function(name, front, request).await
+            }
             "aws" => self.aws.serve(request).await,
             "" => net::text(400, "The request names no host: the gateway tells its parts apart by the Host header.\n"),
             "127.0.0.1" | "localhost" => {
@@ -132,6 +139,18 @@ fn too_large(front: Front) -> http::Response<Body> {
     match front {
         Front::FunctionUrl => net::json(413, &json!({ "Message": "Request must be smaller than 6291456 bytes" })),
         Front::HttpApi => net::json(413, &json!({ "message": "Request Entity Too Large" })),
+    }
+}
+
+/// Which function a path of the one domain belongs to: what a browser needs as the cache behaviours of `infra/front.yaml` have
+/// it, and Shopify's own calls beside it.
+pub fn behind_one_domain(path: &str) -> (&'static str, Front) {
+    let api = ["/v1/", "/proxy/", "/flow/", "/fulfillment/", "/ext/"];
+    match path {
+        "/begin" | "/auth/callback" => ("callback", Front::FunctionUrl),
+        "/webhooks" => ("webhook", Front::FunctionUrl),
+        _ if api.iter().any(|start| path.starts_with(start)) => ("api", Front::HttpApi),
+        _ => ("install", Front::FunctionUrl),
     }
 }
 
@@ -361,6 +380,30 @@ mod tests {
             "isBase64Encoded": false,
         });
         assert_eq!(event, expected);
+    }
+
+    #[test]
+    fn one_domain_leads_where_the_deployments_front_leads() {
+        let template = include_str!("../../front.yaml");
+        let app = template.split("  AppFront:").nth(1).unwrap().split("  CallbackFront:").next().unwrap();
+        let behaviours: Vec<(&str, &str)> = app
+            .split("PathPattern: ")
+            .skip(1)
+            .map(|part| {
+                let target = part.split("TargetOriginId: ").nth(1).unwrap();
+                (part.split_whitespace().next().unwrap(), target.split_whitespace().next().unwrap())
+            })
+            .collect();
+        assert!(behaviours.len() >= 3, "{behaviours:?}");
+        for (pattern, origin) in behaviours {
+            let (function, _) = behind_one_domain(&pattern.replace('*', "x/y"));
+            assert_eq!(function, origin, "{pattern}");
+        }
+        for path in
+            ["/", "/auth/session-token", "/auth/logout", "/assets/app.x.js", "/v1", "/beginner", "/auth/callback/x"]
+        {
+            assert_eq!(behind_one_domain(path), ("install", Front::FunctionUrl), "{path}");
+        }
     }
 
     #[test]

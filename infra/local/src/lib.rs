@@ -55,9 +55,9 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    fn new(port: u16, aws: String) -> Self {
+    fn new(port: u16, aws: String, one_domain: bool) -> Self {
         let at = |name: &str| format!("http://{name}.localhost:{port}");
-        Self {
+        let each = Self {
             admin: at("admin"),
             shopify: at("shopify"),
             install: at("install"),
@@ -66,6 +66,17 @@ impl Addresses {
             api: at("api"),
             sso: at("sso"),
             aws,
+        };
+        if !one_domain {
+            return each;
+        }
+        let app = at(gateway::ONE_DOMAIN);
+        Self {
+            install: app.clone(),
+            callback: app.clone(),
+            api: app.clone(),
+            webhook: format!("{app}/webhooks"),
+            ..each
         }
     }
 }
@@ -108,6 +119,9 @@ pub struct Options {
     pub port: u16,
     /// Where state is kept; `None` keeps nothing.
     pub keep: Option<PathBuf>,
+    /// Whether one host serves the app, the grant, the API and the deliveries, by path ([`gateway::behind_one_domain`]),
+    /// instead of a host each.
+    pub one_domain: bool,
     /// Settings (environment variables) to add to or put in the place of the house's own, for every function.
     pub settings: BTreeMap<String, String>,
     /// Other binaries for functions, by function name.
@@ -133,6 +147,7 @@ impl Default for Options {
         Self {
             port: 0,
             keep: None,
+            one_domain: false,
             settings: BTreeMap::new(),
             binaries: BTreeMap::new(),
             timeouts: BTreeMap::new(),
@@ -214,7 +229,7 @@ impl Local {
 
         let listener = net::bind(options.port).await?;
         let port = listener.local_addr()?.port();
-        let addresses = Addresses::new(port, aws.endpoint());
+        let addresses = Addresses::new(port, aws.endpoint(), options.one_domain);
         let mut settings = settings(&addresses, &identity, port);
         settings.extend(options.settings);
 
@@ -577,6 +592,14 @@ fn settings(addresses: &Addresses, identity: &Identity, port: u16) -> BTreeMap<S
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value))
     .collect()
+}
+
+/// The settings of an app that is not embedded; it needs [`Options::one_domain`], since its login cookie belongs to one host.
+pub fn standalone() -> BTreeMap<String, String> {
+    [("INSTALL_FLOW", "authorization_code"), ("APP_EMBEDDED", "false")]
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
 }
 
 /// The wall clock, in milliseconds since the Unix epoch.

@@ -1,12 +1,13 @@
 //! `cargo run`: the whole system on one machine.
 #![expect(clippy::print_stdout, reason = "the address is what a person or a script reads from standard output")]
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use gatehouse_local::{Local, Options, StartError, binaries, schedule};
+use gatehouse_local::{Local, Options, StartError, binaries, schedule, standalone};
 
 /// The whole system on one machine: AWS, Shopify and Lambda, embedded.
 #[derive(Parser)]
@@ -20,6 +21,12 @@ struct Arguments {
     /// Where state is kept.
     #[arg(long, default_value = ".gatehouse")]
     keep: PathBuf,
+    /// One host (app.localhost) for the app, the grant, the API and the deliveries, as behind the deployment's own domain.
+    #[arg(long)]
+    one_domain: bool,
+    /// An app that is not embedded in the admin: the code grant, then a login cookie. Implies --one-domain.
+    #[arg(long)]
+    standalone: bool,
     /// Print one JSON line when it is ready, for scripts, and nothing else on standard output.
     #[arg(long)]
     json: bool,
@@ -55,6 +62,8 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
         let local = Local::start(Options {
             port: arguments.port,
             keep: (!arguments.ephemeral).then(|| arguments.keep.clone()),
+            one_domain: arguments.one_domain || arguments.standalone,
+            settings: if arguments.standalone { standalone() } else { BTreeMap::new() },
             retry_after: Duration::from_secs(5),
             schedule: schedule::of_the_template(),
             record: false,

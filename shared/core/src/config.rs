@@ -623,6 +623,18 @@ impl LaunchSettings {
         let (app_url, callback_url) = (reader.origin("APP_URL"), reader.origin("CALLBACK_URL"));
         Some(Self { flow: flow?, embedded: embedded?, app_url: app_url?, callback_url: callback_url? })
     }
+
+    /// Whether one host serves the app and the grant, so that a cookie set by either reaches both.
+    pub fn one_host(&self) -> bool {
+        self.app_url == self.callback_url
+    }
+
+    /// The redirect URL, exactly as Shopify's dashboard must have it. On one host the root is the app's, and the grant comes
+    /// back to a path of its own.
+    pub fn redirect_uri(&self) -> String {
+        let path = if self.one_host() { "/auth/callback" } else { "/" };
+        format!("{}{path}", self.callback_url.as_str())
+    }
 }
 
 /// Where a browser finds Shopify: its pages and App Bridge.
@@ -771,6 +783,14 @@ mod tests {
         let (base, .., launch) = everything(&map).unwrap();
         assert_eq!(base.aws_endpoint.unwrap().as_str(), "http://127.0.0.1:4566/");
         assert_eq!(launch.app_url.as_str(), "http://install.localhost:8080");
+    }
+
+    #[test]
+    fn the_redirect_url_is_not_the_apps_own_page() {
+        let (.., apart) = everything(&examples()).unwrap();
+        assert_eq!(apart.redirect_uri(), format!("{}/", apart.callback_url.as_str()));
+        let (.., together) = everything(&with(&[("CALLBACK_URL", apart.app_url.as_str())])).unwrap();
+        assert_eq!(together.redirect_uri(), format!("{}/auth/callback", apart.app_url.as_str()));
     }
 
     #[test]

@@ -571,6 +571,23 @@ impl Vault {
         }
     }
 
+    /// Ends a login before its time: no copy of its cookie opens anything from now on. `until` is when it would have ended.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn log_out(&self, shop: &ShopDomain, login: &str, until: Timestamp) -> Result<(), StoreError> {
+        self.parts.table.put(&Key::logout(shop, login), Item::new().expires(until), None).await
+    }
+
+    /// Whether [`Vault::log_out`] has ended this login.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn logged_out(&self, shop: &ShopDomain, login: &str) -> Result<bool, StoreError> {
+        // Attack: a cookie copied from a shared machine outlives the logout of its owner.
+        Ok(self.parts.table.get(&Key::logout(shop, login)).await?.is_some())
+    }
+
     /// Brings the shop's data keys under another KMS key. Reads and refreshes go on meanwhile: a write that comes in between
     /// wins, and the next pass finds the rest. Safe to repeat. `to_kms_key` is an ARN.
     ///

@@ -13,6 +13,10 @@ use crate::time::Timestamp;
 /// The longest login, in seconds: thirty days. A login that comes from an online token ends with it, after a day.
 pub const MAX_AGE_SECS: u32 = 30 * 86_400;
 
+/// How long a login without a user lasts, in seconds: a day. It stands for a shop and not for a person, so somebody who has
+/// left the shop must lose it soon; Shopify's admin begins a new one whenever the app is opened there.
+pub const LASTS_SECS: u32 = 86_400;
+
 /// The cookie.
 pub const COOKIE: Cookie<'static> = Cookie { name: "__Host-gatehouse_login", path: "/" };
 
@@ -40,8 +44,8 @@ pub enum LoginError {
     /// Not made by this app, changed, or there twice.
     #[error("the login cookie was not made by this app: open the app from the Shopify admin again")]
     Invalid,
-    /// The form did not come from a page of this login.
-    #[error("the form is not from this login: reload the page and try again")]
+    /// The request did not come from a page of this login.
+    #[error("the request is not from a page of this login: reload the page and try again")]
     WrongCsrfToken,
 }
 
@@ -118,12 +122,12 @@ impl Login {
         Ok((login, generation))
     }
 
-    /// The token that every form of this login carries.
+    /// The token that every form and every script of this login's pages carries.
     pub fn csrf_token(&self, secret: &SecretString) -> String {
         mac::to_hex(&CSRF.sign(secret, self.payload().as_bytes()))
     }
 
-    /// Checks a form's token.
+    /// Checks a request's token. A page that still shows one shop after the browser logged in to another fails here too.
     ///
     /// # Errors
     /// [`LoginError::WrongCsrfToken`].

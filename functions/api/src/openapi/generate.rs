@@ -18,9 +18,8 @@ struct Words {
 }
 
 fn words(endpoint: Endpoint) -> Words {
-    // A login cookie stands in for the ID token in apps that are not embedded; what changes something needs its form token.
-    let merchant = || json!([{"idToken": []}, {"login": []}]);
-    let change = || json!([{"idToken": []}, {"login": [], "formToken": []}]);
+    // A login cookie with its CSRF token stands in for the ID token in apps that are not embedded.
+    let merchant = || json!([{"idToken": []}, {"login": [], "csrfToken": []}]);
     let extension = || json!([{"idToken": []}]);
     let body = || json!([{"bodyHmac": []}]);
     let (summary, takes, answers, proof) = match endpoint {
@@ -33,11 +32,11 @@ fn words(endpoint: Endpoint) -> Words {
         Endpoint::PrivacyExport => ("The file that a data request made", None, None, merchant()),
         Endpoint::Scopes => ("What is granted and what is missing", None, Some("Scopes"), merchant()),
         Endpoint::ScopesRequest => {
-            ("Where the merchant grants scopes", Some("ScopesAsked"), Some("GrantPage"), change())
+            ("Where the merchant grants scopes", Some("ScopesAsked"), Some("GrantPage"), merchant())
         }
-        Endpoint::ScopesRevoke => ("Gives optional scopes back", Some("ScopesAsked"), Some("Revoked"), change()),
+        Endpoint::ScopesRevoke => ("Gives optional scopes back", Some("ScopesAsked"), Some("Revoked"), merchant()),
         // Each operation is described by itself, with its own variables and answer.
-        Endpoint::AdminOperation => ("Runs a named operation of the Admin API", None, None, change()),
+        Endpoint::AdminOperation => ("Runs a named operation of the Admin API", None, None, merchant()),
         Endpoint::Proxy => ("The storefront, through the app proxy", None, Some("Visitor"), json!([{"appProxy": []}])),
         Endpoint::Flow => ("One run of a Flow action", Some("ActionRun"), Some("ActionDone"), body()),
         Endpoint::Fulfillment => {
@@ -178,8 +177,8 @@ fn document() -> Value {
                     "description": "An ID token of Shopify's, fetched for this request."},
                 "login": {"type": "apiKey", "in": "cookie", "name": gatehouse_shopify::login::COOKIE.name,
                     "description": "In an app that is not embedded."},
-                "formToken": {"type": "apiKey", "in": "header", "name": "X-CSRF-Token",
-                    "description": "Beside the login cookie, for what changes something."},
+                "csrfToken": {"type": "apiKey", "in": "header", "name": "X-CSRF-Token",
+                    "description": "Beside the login cookie: the token that the app's document holds."},
                 "appProxy": {"type": "apiKey", "in": "query", "name": "signature",
                     "description": "Shopify's signature over the whole query."},
                 "bodyHmac": {"type": "apiKey", "in": "header", "name": "X-Shopify-Hmac-Sha256",

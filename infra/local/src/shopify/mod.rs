@@ -83,7 +83,7 @@ impl Config {
             optional_scopes: setting("SHOPIFY_OPTIONAL_SCOPES").unwrap_or("write_customers,read_products").to_owned(),
             managed_install: setting("INSTALL_FLOW") != Some("authorization_code"),
             embedded: setting("APP_EMBEDDED") != Some("false"),
-            redirect_urls: vec![format!("{callback}/"), callback],
+            redirect_urls: vec![format!("{callback}/"), format!("{callback}/auth/callback"), callback],
             multipass: BTreeMap::from([(shop.clone(), house.app.multipass_secret.expose().to_owned())]),
             shops: vec![shop, "hinode-books.myshopify.com".to_owned()],
             oidc_secret: house.app.oidc_secret.expose().to_owned(),

@@ -305,7 +305,7 @@ impl Standin {
     }
 
     async fn post(&self, headers: &[(String, String)], body: String) -> Result<u16, reqwest::Error> {
-        let (url, host) = loopback(&self.config.addresses.webhook, "/");
+        let (url, host) = loopback(&self.config.addresses.webhook);
         let mut request = self
             .client
             .post(url)
@@ -320,8 +320,9 @@ impl Standin {
 }
 
 /// `http://webhook.localhost:8080` as an address that needs no name server, and the `Host` that goes with it.
-pub(super) fn loopback(address: &str, path: &str) -> (String, String) {
-    let host = address.split_once("://").map_or(address, |(_, host)| host).trim_end_matches('/');
+fn loopback(address: &str) -> (String, String) {
+    let rest = address.split_once("://").map_or(address, |(_, rest)| rest).trim_end_matches('/');
+    let (host, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
     let port = host.rsplit_once(':').map_or("80", |(_, port)| port);
     (format!("http://127.0.0.1:{port}{path}"), host.to_owned())
 }
@@ -342,7 +343,9 @@ mod tests {
 
     #[test]
     fn deliveries_go_to_the_loopback_address() {
-        let (url, host) = loopback("http://webhook.localhost:8080", "/");
+        let (url, host) = loopback("http://webhook.localhost:8080");
         assert_eq!((url.as_str(), host.as_str()), ("http://127.0.0.1:8080/", "webhook.localhost:8080"));
+        let (url, host) = loopback("http://app.localhost:8080/webhooks");
+        assert_eq!((url.as_str(), host.as_str()), ("http://127.0.0.1:8080/webhooks", "app.localhost:8080"));
     }
 }

@@ -41,6 +41,11 @@ impl Key {
         Self::of_shop(shop, format!("NONCE#{}", hex::encode(Sha256::digest(nonce.as_bytes()))))
     }
 
+    /// A login that was ended before its time, by the login's own random id.
+    pub fn logout(shop: &ShopDomain, login: &str) -> Self {
+        Self::of_shop(shop, format!("LOGOUT#{}", bounded(login)))
+    }
+
     /// A webhook delivery that was seen.
     pub fn delivery(shop: &ShopDomain, webhook_id: &str) -> Self {
         Self::of_shop(shop, format!("DELIVERY#{}", bounded(webhook_id)))
