@@ -35,6 +35,8 @@ mod keeper;
 mod lambda;
 #[path = "e2e/nonsense.rs"]
 mod nonsense;
+#[path = "e2e/oauth_cases.rs"]
+mod oauth_cases;
 #[path = "e2e/outside.rs"]
 mod outside;
 #[path = "e2e/persistence.rs"]

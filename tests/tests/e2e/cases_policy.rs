@@ -1,8 +1,7 @@
 //! What the case runners of this folder do not simply run, in one place; `tests/cases/POLICY.md` says it for people. An entry
 //! that no case bears, or that the functions have come to agree with, fails.
 
-/// Cases that the functions decide otherwise: id and reason, sorted by id. Their level is `policy`, but for
-/// [`MUST_YET_OTHERWISE`].
+/// Cases that the functions decide otherwise: id and reason, sorted by id. Their level is `policy`.
 pub(crate) const DECIDED_OTHERWISE: &[(&str, &str)] = &[
     (
         "admin_requests_http-033",
@@ -15,14 +14,13 @@ pub(crate) const DECIDED_OTHERWISE: &[(&str, &str)] = &[
     ("admin_requests_http-039", "without a shop App Bridge is asked for it, as React Router does; nothing is shown"),
     ("admin_requests_http-040", "a shop that is none is treated as none: App Bridge is asked"),
     (
-        "admin_requests_http-050",
-        "a store that is down is a 503, which callers try again; nothing of the error is shown",
-    ),
-    (
         "admin_requests_http-056",
         "without a host App Bridge is asked at once; a redirect to the same page gains nothing",
     ),
     ("hmac_webhook-018", "a body that is no JSON object is no webhook: it may be another signed text replayed"),
+    ("oauth_begin-006", "the __Host- prefix demands Path=/, and keeps other hosts from setting the cookie"),
+    ("oauth_begin-010", "apps with a fixed token have no OAuth, so there is no such app type to refuse"),
+    ("oauth_begin-011", "a bare handle is no shop domain; nothing in the app takes one"),
     ("webhooks_http-006", "an unsigned delivery is unauthenticated: 401, as the store's review expects"),
     (
         "webhooks_http-019",
@@ -33,9 +31,6 @@ pub(crate) const DECIDED_OTHERWISE: &[(&str, &str)] = &[
     ("webhooks_http-031", "Shopify no longer demands the event id, and so neither do we"),
 ];
 
-/// Those of [`DECIDED_OTHERWISE`] whose level is `must`: what the case is about (no detail leaks) is checked by `install.rs`.
-pub(crate) const MUST_YET_OTHERWISE: &[&str] = &["admin_requests_http-050"];
-
 /// Cases that cannot be put to a function over HTTP: id, and where their subject is tested instead.
 pub(crate) const ELSEWHERE: &[(&str, &str)] = &[
     ("admin_requests_http-012", "the App URL needs no online token; the vault's tests acquire them"),
@@ -43,7 +38,11 @@ pub(crate) const ELSEWHERE: &[(&str, &str)] = &[
     ("admin_requests_http-022", "there is no hook between storing the token and the document that could throw"),
     ("admin_requests_http-043", "a document load asks the Admin API nothing; the API finds dead tokens, in its tests"),
     ("admin_requests_http-051", "as -043"),
-    ("admin_requests_http-054", "standalone documents are proven by the signed launch; the API knows the login cookie"),
+    ("oauth_begin-002", "the functions ask for offline tokens; the protocol's tests build the online address"),
+    ("oauth_begin-014", "no request chooses scopes, they are a setting; the protocol's tests build such an address"),
+    ("oauth_begin-015", "as -014"),
+    ("oauth_callback-020", "the functions ask for offline tokens; the protocol's tests read online answers"),
+    ("oauth_callback-023", "as -020"),
     ("webhooks_http-043", "queues: only what failed comes again; the worker's lease on a delivery is tested with it"),
     ("webhooks_http-046", "each format of event is a unit test of the request parser, beside nonsense.rs"),
     ("webhooks_http-049", "a function with wrong settings does not start; the settings' tests read its message"),
