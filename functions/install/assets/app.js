@@ -12,19 +12,41 @@ const words = japanese
       installation: "インストール", shop: "ストア", status: "状態", since: "インストール日時", scopes: "アクセス権限",
       missing: "不足している権限", grant: "権限を許可する", customers: "顧客", name: "名前", email: "メール", phone: "電話",
       updated: "更新日時", more: "さらに表示", requests: "プライバシー リクエスト", topic: "種類", received: "受付日時",
-      due: "期限", download: "書き出しを保存", none: "まだ何もありません。", loading: "読み込み中…",
+      due: "期限", download: "書き出しを保存", none: "まだ何もありません。", loading: "読み込み中…", shown: "件を表示",
       dead: "このアプリとストアの接続が切れています。アプリをもう一度開いて接続し直してください。", again: "接続し直す",
-      failed: "読み込めませんでした。", retry: "もう一度試す", reference: "お問い合わせ番号", busy: "Shopify が混み合っています。",
-      expired: "期限切れ", saved: "保存しました。", page: "プライバシーの管理",
+      failed: "読み込めませんでした。", retry: "もう一度試す", reference: "お問い合わせ番号",
+      expired: "期限切れ", refresh: "更新",
+      live: "Shopify のストア情報", currency: "通貨", timezone: "タイムゾーン", plan: "プラン", development: "開発ストア",
+      plus: "Plus", standard: "通常",
+      reasons: {
+        throttled: "Shopify が混み合っています。少し待ってから、もう一度お試しください。",
+        shopify_down: "Shopify から応答がありません。しばらくしてから、もう一度お試しください。",
+        shop_frozen: "このストアは Shopify により凍結されています。管理画面でお支払いをご確認ください。",
+        shop_locked: "このストアは Shopify によりロックされています。Shopify サポートにお問い合わせください。",
+        missing_scopes: "このアプリに必要な権限がストアで許可されていません。",
+        forbidden: "このページは別のログインのものです。ページを再読み込みしてください。",
+        unavailable: "一時的に利用できません。1 分ほど待ってから、もう一度お試しください。",
+      },
     }
   : {
       installation: "Installation", shop: "Shop", status: "Status", since: "Installed", scopes: "Access scopes",
       missing: "Missing scopes", grant: "Grant access", customers: "Customers", name: "Name", email: "E-mail", phone: "Phone",
       updated: "Updated", more: "Show more", requests: "Privacy requests", topic: "Kind", received: "Received",
-      due: "Due", download: "Save export", none: "Nothing here yet.", loading: "Loading…",
+      due: "Due", download: "Save export", none: "Nothing here yet.", loading: "Loading…", shown: "shown",
       dead: "The connection between this app and the shop has ended. Open the app again to reconnect it.", again: "Reconnect",
-      failed: "This could not be loaded.", retry: "Try again", reference: "Reference", busy: "Shopify is busy right now.",
-      expired: "expired", saved: "Saved.", page: "Gatehouse",
+      failed: "This could not be loaded.", retry: "Try again", reference: "Reference",
+      expired: "expired", refresh: "Refresh",
+      live: "Shop, as Shopify has it now", currency: "Currency", timezone: "Time zone", plan: "Plan",
+      development: "Development store", plus: "Plus", standard: "Standard",
+      reasons: {
+        throttled: "Shopify is busy right now. Wait a moment and try again.",
+        shopify_down: "Shopify does not answer. Wait a minute and try again.",
+        shop_frozen: "Shopify has frozen this shop. Settle its account in the Shopify admin.",
+        shop_locked: "Shopify has locked this shop. Ask Shopify's support.",
+        missing_scopes: "The shop has not granted what this needs.",
+        forbidden: "This page belongs to another login. Reload it.",
+        unavailable: "This is out of order for the moment. Wait a minute and try again.",
+      },
     };
 
 /** What the API said when it refused: a stable code, a sentence, and the request id to quote. */
@@ -45,7 +67,8 @@ async function authorization() {
 async function call(path, options = {}) {
   for (let attempt = 0; ; attempt += 1) {
     const headers = { Accept: "application/json", ...(await authorization()), ...options.headers };
-    if (standalone && options.method && options.method !== "GET") headers["X-CSRF-Token"] = root.dataset.csrf;
+    // Reading needs it too: a tab that was left open must not show what belongs to a later login.
+    if (standalone) headers["X-CSRF-Token"] = root.dataset.csrf;
     const response = await fetch(api + path, {
       ...options, headers, mode: "cors", credentials: standalone ? "same-origin" : "omit",
     });
@@ -80,7 +103,7 @@ function date(text) {
   return element("time", when.format(new Date(text)), { datetime: text });
 }
 
-/** A section that loads by itself, says so to a screen reader, and can be tried again. */
+/** A section that loads by itself, says so to a screen reader, and can be tried again; what it returns loads it anew. */
 function section(id, title, load) {
   const host = element("s-section", null, { id, heading: title });
   const heading = element("h2", title, { id: `${id}-title` });
@@ -90,6 +113,8 @@ function section(id, title, load) {
   root.append(host);
   const run = async () => {
     live.textContent = words.loading;
+    // Whoever pressed a button in here keeps their place when it is replaced.
+    const focused = body.contains(document.activeElement);
     try {
       await load(body, live);
       if (live.textContent === words.loading) live.textContent = "";
@@ -97,17 +122,27 @@ function section(id, title, load) {
       live.textContent = "";
       body.replaceChildren(trouble(error, run));
     }
+    if (focused && !body.contains(document.activeElement)) {
+      heading.tabIndex = -1;
+      heading.focus();
+    }
   };
-  return run();
+  run();
+  return run;
 }
 
 function trouble(error, retry) {
-  const box = element("s-banner", null, { tone: "critical", role: "alert", class: "banner" });
+  const passing = error instanceof Refused && (error.code === "throttled" || error.code === "shopify_down");
+  const box = element("s-banner", null, { tone: passing ? "warning" : "critical", role: "alert", class: "banner" });
   const dead = error instanceof Refused && error.code === "reauthenticate";
-  const busy = error instanceof Refused && (error.status === 429 || error.status === 503);
-  box.append(element("p", dead ? words.dead : busy ? `${words.busy} ${error.message}` : error.message || words.failed));
+  const reason = error instanceof Refused ? words.reasons[error.code] : undefined;
+  // What the API says is for people; what a browser says of a broken connection is not.
+  const said = error instanceof Refused && !japanese ? error.message : words.failed;
+  box.append(element("p", dead ? words.dead : reason || said));
   if (error.reference) box.append(element("p", `${words.reference}: ${error.reference}`, { class: "quiet" }));
-  box.append(dead ? button(words.again, reconnect, "primary") : button(words.retry, retry));
+  const stale = standalone && error instanceof Refused && error.code === "forbidden";
+  if (dead) box.append(button(words.again, reconnect, "primary"));
+  else box.append(button(words.retry, stale ? () => window.location.reload() : retry));
   return box;
 }
 
@@ -140,34 +175,57 @@ function rowOf(cells) {
   return row;
 }
 
+/** Terms and what they say. */
+function facts(pairs) {
+  const list = element("dl");
+  for (const [term, value] of pairs) {
+    const detail = element("dd");
+    detail.append(value instanceof Node ? value : document.createTextNode(value || "–"));
+    list.append(element("dt", term), detail);
+  }
+  return list;
+}
+
+function post(path, body) {
+  return call(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+}
+
 async function installation(body) {
   const held = await (await call("/v1/installation")).json();
-  const list = element("dl");
-  const fact = (term, value) => {
-    list.append(element("dt", term));
-    const detail = element("dd");
-    detail.append(value instanceof Node ? value : document.createTextNode(value));
-    list.append(detail);
-  };
-  fact(words.shop, held.shop);
-  fact(words.status, element("s-badge", held.status, { class: "badge", tone: held.status === "installed" ? "success" : "critical" }));
-  fact(words.since, date(held.installed_at));
-  fact(words.scopes, held.scopes.join(", ") || "–");
-  body.replaceChildren(list);
+  body.replaceChildren(facts([
+    [words.shop, held.shop],
+    [words.status, element("s-badge", held.status, { class: "badge", tone: held.status === "installed" ? "success" : "critical" })],
+    [words.since, date(held.installed_at)],
+    [words.scopes, held.scopes.join(", ")],
+  ]));
   if (held.missing_scopes?.length) {
     const box = element("s-banner", null, { tone: "warning", role: "alert", class: "banner" });
     box.append(element("p", `${words.missing}: ${held.missing_scopes.join(", ")}`));
-    box.append(button(words.grant, async () => {
-      const asked = await (await call("/v1/scopes/request", {
-        method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ scopes: held.missing_scopes }),
-      })).json();
-      window.open(asked.url, "_top");
-    }, "primary"));
+    const grant = button(words.grant, async () => {
+      grant.disabled = true;
+      try {
+        const asked = await (await post("/v1/scopes/request", { scopes: held.missing_scopes })).json();
+        window.open(asked.url, "_top");
+      } catch (error) {
+        grant.disabled = false;
+        grant.after(trouble(error, () => grant.click()));
+      }
+    }, "primary");
+    box.append(grant);
     body.append(box);
   }
 }
 
-/** A paged table: the first page now, each further one at the push of a button that keeps the focus. */
+/** What the Admin API says of the shop at this moment: the one part that Shopify's own state can hold up. */
+async function liveShop(body) {
+  const { shop } = (await (await post("/v1/admin/shop", {})).json()).data;
+  const plan = shop.plan.partnerDevelopment ? words.development : shop.plan.shopifyPlus ? words.plus : words.standard;
+  body.replaceChildren(facts([
+    [words.name, shop.name], [words.currency, shop.currencyCode], [words.timezone, shop.ianaTimezone], [words.plan, plan],
+  ]));
+}
+
+/** A paged table: the first page now, each further one at the push of a button, which hands the focus on. */
 function paged(path, caption, columns, cells) {
   return async (body, live) => {
     let shown = null;
@@ -185,10 +243,15 @@ function paged(path, caption, columns, cells) {
       body.querySelector(":scope > .button")?.remove();
       if (page.next) {
         const more = button(words.more, async () => {
+          const before = shown.tBodies[0].rows.length;
           more.disabled = true;
           try {
             await next(page.next);
-            live.textContent = `${shown.tBodies[0].rows.length}`;
+            live.textContent = `${shown.tBodies[0].rows.length} ${words.shown}`;
+            // The button is gone; the first row that it brought is where reading goes on.
+            const first = shown.tBodies[0].rows[before];
+            first.tabIndex = -1;
+            first.focus();
           } catch (error) {
             more.replaceWith(trouble(error, () => next(page.next)));
           }
@@ -250,6 +313,11 @@ function exportCell(request) {
 }
 
 root.querySelector("[data-loading]")?.remove();
-section("installation", words.installation, installation);
-section("customers", words.customers, customers);
-section("requests", words.requests, requests);
+const sections = [];
+root.querySelector("h1").before(button(words.refresh, () => sections.forEach((run) => run())));
+sections.push(
+  section("installation", words.installation, installation),
+  section("live", words.live, liveShop),
+  section("customers", words.customers, customers),
+  section("requests", words.requests, requests),
+);

@@ -14,9 +14,10 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::journey::*;
+use crate::standalone::standalone_house;
 
 /// How long a page may take to show what it must.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// A browser with a fresh profile; it ends with the value.
 pub(crate) struct Browser {
@@ -116,8 +117,7 @@ impl Browser {
 
     /// What the page (or the frame that is chosen) says.
     pub(crate) async fn text(&self) -> String {
-        let script = json!({ "script": "return document.body ? document.body.innerText : ''", "args": [] });
-        self.post("execute/sync", script).await.as_str().unwrap_or_default().to_owned()
+        self.run("return document.body ? document.body.innerText : ''").await.as_str().unwrap_or_default().to_owned()
     }
 
     /// Waits until the page says all of this.
@@ -141,6 +141,41 @@ impl Browser {
 
     async fn leave_frames(&self) {
         self.post("frame", json!({ "id": null })).await;
+    }
+
+    /// Runs a script in the page (or the chosen frame) and gives what it returns.
+    async fn run(&self, script: &str) -> Value {
+        self.post("execute/sync", json!({ "script": script, "args": [] })).await
+    }
+
+    /// Presses keys where the focus is: `\u{e004}` is Tab, `\u{e007}` Enter, `\u{e008}` Shift until released.
+    async fn press(&self, keys: &str) {
+        let strokes: Vec<_> = keys
+            .chars()
+            .flat_map(|key| ["keyDown", "keyUp"].map(|kind| json!({ "type": kind, "value": key.to_string() })))
+            .collect();
+        let body = json!({ "actions": [{ "type": "key", "id": "keyboard", "actions": strokes }] });
+        self.post("actions", body).await;
+    }
+
+    /// Opens a tab beside this one and goes there; gives both handles, the old one first.
+    async fn second_tab(&self) -> [String; 2] {
+        let old = self.get("window").await.as_str().unwrap().to_owned();
+        let new = self.post("window/new", json!({ "type": "tab" })).await["handle"].as_str().unwrap().to_owned();
+        self.switch(&new).await;
+        [old, new]
+    }
+
+    async fn switch(&self, tab: &str) {
+        self.post("window", json!({ "handle": tab })).await;
+    }
+
+    /// What a screen reader is told of the element: its role and its name.
+    async fn accessible(&self, css: &str) -> (String, String) {
+        let id = self.find(css).await.unwrap_or_else(|| panic!("{css} is not there"));
+        let text = |value: Value| value.as_str().unwrap_or_default().to_owned();
+        let role = self.get(&format!("element/{id}/computedrole")).await;
+        (text(role), text(self.get(&format!("element/{id}/computedlabel")).await))
     }
 
     async fn screenshot(&self) -> Vec<u8> {
@@ -198,13 +233,19 @@ async fn a_person_installs_the_app_and_sees_what_the_api_answers() {
     let text = browser.says(&["hana@example.com", "customers/data_request"]).await;
     assert!(!text.contains("could not be loaded"), "{text}");
     browser.leave_frames().await;
+    browser.post("window/rect", json!({ "width": 1280, "height": 1240 })).await;
     let picture = browser.screenshot().await;
     assert!(picture.len() > 10_000, "the page is not empty");
-    #[expect(clippy::disallowed_methods, reason = "the test run's own switch, no setting of the house")]
-    if let Ok(path) = std::env::var("GATEHOUSE_SCREENSHOT") {
-        std::fs::write(path, picture).unwrap();
-    }
+    keep("app", &picture);
     browser.close().await;
+}
+
+/// Where somebody wants to look at the pictures: `GATEHOUSE_SCREENSHOTS` names a directory.
+fn keep(name: &str, picture: &[u8]) {
+    #[expect(clippy::disallowed_methods, reason = "the test run's own switch, no setting of the house")]
+    if let Ok(directory) = std::env::var("GATEHOUSE_SCREENSHOTS") {
+        std::fs::write(format!("{directory}/{name}.png"), picture).unwrap();
+    }
 }
 
 #[tokio::test]
@@ -257,5 +298,359 @@ async fn a_stale_launch_bounces_in_the_frame_and_comes_back_with_a_fresh_token()
         browser.leave_frames().await;
     }
     assert!(house.logs().contains("/auth/session-token"), "it went by the bounce page");
+    browser.close().await;
+}
+
+/// The framed app of a shop, opened from its admin.
+async fn open_app(browser: &Browser, house: &Harness, shop: &str) {
+    let url = act(house, "open", json!({ "shop": shop })).await["url"].as_str().unwrap().to_owned();
+    browser.go(&url).await;
+    browser.enter_app().await;
+}
+
+#[tokio::test]
+async fn outside_the_frame_every_launch_finds_its_way_into_the_admin() {
+    let Some(browser) = Browser::start().await else { return };
+    let house = house(&[]).await;
+    let shop = shop(&house);
+    install_by_id_token(&house, &shop).await;
+    let bounce = launch_url(&house, json!({ "id_token": "none" })).await;
+    for url in [launch_url(&house, json!({ "embedded": false })).await, bounce] {
+        browser.go(&url).await;
+        browser.enter_app().await;
+        browser.says(&[&shop, "installed"]).await;
+        browser.leave_frames().await;
+        let admin = &house.local.addresses().admin;
+        assert!(browser.url().await.starts_with(&format!("{admin}/store/")), "{url}: {}", browser.url().await);
+    }
+    // Nobody but the shop's admin frames it.
+    let launch = launch_url(&house, json!({})).await;
+    browser.go(&format!("{}/{shop}/", house.local.addresses().shopify)).await;
+    let script = json!({
+        "script": "const f = document.createElement('iframe'); f.id = 'app'; f.src = arguments[0]; document.body.append(f);",
+        "args": [launch],
+    });
+    browser.post("execute/sync", script).await;
+    browser.enter_app().await;
+    browser
+        .until("the browser refuses to frame it", async || {
+            let shown = browser.run("return document.querySelector('#app[data-api]') !== null").await;
+            let blocked = browser.run("return location.href").await;
+            (shown == false && blocked.as_str().is_some_and(|url| url.starts_with("chrome-error:"))).then_some(())
+        })
+        .await;
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn a_dead_token_is_replaced_unseen_and_lost_scopes_are_granted_again() {
+    let Some(browser) = Browser::start().await else { return };
+    let house = house(&[]).await;
+    let shop = shop(&house);
+    install_by_id_token(&house, &shop).await;
+    act(&house, "kill_tokens", json!({})).await;
+    let before = counter(&house, "token.granted.exchange").await;
+    open_app(&browser, &house, &shop).await;
+    let text = browser.says(&[&shop, "installed", "Currency"]).await;
+    assert!(!text.contains("Try again") && !text.contains("Reconnect"), "{text}");
+    assert_eq!(counter(&house, "token.granted.exchange").await, before + 1, "one exchange brought the new pair");
+
+    // While the page is open the merchant takes a scope back.
+    act(&house, "scopes", json!({ "revoke": "read_orders" })).await;
+    gatehouse_tests::until("the loss has arrived", async || {
+        (!installation(&house, &shop).await.unwrap_or_default()["scopes"].to_string().contains("read_orders"))
+            .then_some(())
+    })
+    .await;
+    browser.click("#app > .button").await;
+    browser.says(&["Missing scopes: read_orders", "Grant access"]).await;
+    keep("scopes", &browser.screenshot().await);
+    browser.click("#installation .banner .button").await;
+    browser.leave_frames().await;
+    browser.says(&["read_orders"]).await;
+    browser.click("#install").await;
+    browser.enter_app().await;
+    let text = browser.says(&["Access scopes", "read_orders"]).await;
+    assert!(!text.contains("Missing scopes"), "{text}");
+
+    // A launch without them never gets as far as the app.
+    browser.leave_frames().await;
+    act(&house, "scopes", json!({ "revoke": "read_orders" })).await;
+    let launch = launch_url(&house, json!({})).await;
+    open_app_at(&browser, &house, &launch).await;
+    browser.leave_frames().await;
+    browser.click("#install").await;
+    browser.enter_app().await;
+    browser.says(&["Access scopes", "read_orders"]).await;
+    browser.close().await;
+}
+
+/// The admin's page of another shop, whose frame opens this launch.
+async fn open_app_at(browser: &Browser, house: &Harness, launch: &str) {
+    install_by_id_token(house, OTHER).await;
+    open_app(browser, house, OTHER).await;
+    browser.leave_frames().await;
+    let script = json!({ "script": "document.getElementById('app').src = arguments[0]", "args": [launch] });
+    browser.post("execute/sync", script).await;
+}
+
+#[tokio::test]
+async fn a_refused_id_token_is_fetched_anew_once_and_a_dead_shop_has_a_way_out() {
+    let Some(browser) = Browser::start().await else { return };
+    let house = house(&[]).await;
+    let shop = shop(&house);
+    install_by_id_token(&house, &shop).await;
+    open_app(&browser, &house, &shop).await;
+    browser.says(&["Currency", "installed"]).await;
+
+    // Every other token is one that the API refuses: each of the four sections asks twice, and nobody notices.
+    let every_other = "window.asked = 0; const real = shopify.idToken;\
+         shopify.idToken = () => (window.asked++ < 4 ? Promise.resolve('stale') : real());";
+    browser.run(every_other).await;
+    browser.click("#app > .button").await;
+    browser
+        .until("each section has asked twice", async || (browser.run("return window.asked").await == 8).then_some(()))
+        .await;
+    let text = browser.says(&["Currency", "installed", "Nothing here yet."]).await;
+    assert!(!text.contains("Try again"), "{text}");
+
+    // When all are refused it gives up after the second one, and says so.
+    browser
+        .run("window.asked = 0; shopify.idToken = () => { window.asked++; return Promise.resolve('stale'); };")
+        .await;
+    browser.click("#app > .button").await;
+    browser
+        .until("all four say so", async || {
+            (browser.run("return document.querySelectorAll('.banner').length").await == 4).then_some(())
+        })
+        .await;
+    assert_eq!(browser.run("return window.asked").await, 8);
+    browser.close().await;
+
+    // A code-grant app whose tokens are dead: no ID token brings new ones, so the page offers the way through Shopify.
+    let Some(browser) = Browser::start().await else { return };
+    let house = code_grant_house().await;
+    install_by_code(&house, &shop).await;
+    act(&house, "kill_tokens", json!({})).await;
+    open_app(&browser, &house, &shop).await;
+    browser.says(&["The connection between this app and the shop has ended.", "Reconnect"]).await;
+    browser.click("#live .banner .button").await;
+    browser.leave_frames().await;
+    let granted = counter(&house, "token.granted.code").await;
+    browser
+        .until("the grant was made again", async || {
+            (counter(&house, "token.granted.code").await > granted || granted > 1).then_some(())
+        })
+        .await;
+    browser.enter_app().await;
+    let text = browser.says(&["Currency", "installed"]).await;
+    assert!(!text.contains("Reconnect"), "{text}");
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn a_throttled_and_a_failing_shopify_are_said_where_they_are_met() {
+    let Some(browser) = Browser::start().await else { return };
+    let house = house(&[]).await;
+    let shop = shop(&house);
+    install_by_id_token(&house, &shop).await;
+    fill(&house).await;
+    for (mode, said) in [
+        ("throttled", "Shopify is busy right now. Wait a moment and try again."),
+        ("503", "Shopify does not answer. Wait a minute and try again."),
+        ("frozen", "Shopify has frozen this shop. Settle its account in the Shopify admin."),
+        ("access_denied", "The shop has not granted what this needs."),
+    ] {
+        act(&house, "admin_mode", json!({ "mode": mode })).await;
+        open_app(&browser, &house, &shop).await;
+        // What does not need Shopify is there all the same.
+        browser.says(&[said, "Reference:", "Try again", "hana@example.com", "installed"]).await;
+        let role = browser.run("return document.querySelector('#live .banner').getAttribute('role')").await;
+        assert_eq!(role, "alert", "{mode}: a screen reader says it at once");
+        if mode == "throttled" {
+            browser.leave_frames().await;
+            keep("throttled", &browser.screenshot().await);
+            browser.enter_app().await;
+        }
+        act(&house, "admin_mode", json!({ "mode": "normal" })).await;
+        // By keyboard: the focus stays with the section when its button goes.
+        browser.run("document.querySelector('#live .banner .button').focus()").await;
+        browser.press("\u{e007}").await;
+        let text = browser.says(&["Currency", "Time zone"]).await;
+        assert!(!text.contains(said), "{mode}: {text}");
+        browser
+            .until("the focus is on the section's heading", async || {
+                (browser.run("return document.activeElement.id").await == "live-title").then_some(())
+            })
+            .await;
+        browser.leave_frames().await;
+    }
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn keyboard_and_screen_reader_find_everything() {
+    let Some(browser) = Browser::start().await else { return };
+    // The page is the same without the frame, into which the driver's accessibility tree does not reach.
+    let house = standalone_house().await;
+    install_by_code(&house, &shop(&house)).await;
+    fill(&house).await;
+    browser.go(&launch_url(&house, json!({})).await).await;
+    browser.says(&["hana@example.com", "customers/data_request", "Currency"]).await;
+    for (css, role, name) in [
+        ("main", "main", ""),
+        ("h1", "heading", "Gatehouse"),
+        ("#installation [role=region]", "region", "Installation"),
+        ("#live [role=region]", "region", "Shop, as Shopify has it now"),
+        ("#customers h2", "heading", "Customers"),
+        ("#customers [role=status]", "status", ""),
+        ("#customers table", "table", "Customers"),
+        ("#customers thead th", "columnheader", "Name"),
+        ("#customers tbody th", "rowheader", ""),
+        ("#requests table", "table", "Privacy requests"),
+        ("#requests td .button", "button", "Save export"),
+        ("#app > .button", "button", "Refresh"),
+        (".leave .button", "button", "Log out"),
+    ] {
+        let (got, label) = browser.accessible(css).await;
+        assert_eq!(got, role, "{css}");
+        assert!(name.is_empty() || label == name, "{css} is called {label:?}");
+    }
+    let language = browser.run("return document.documentElement.lang").await;
+    assert_eq!(language, "en");
+
+    // Every control is reached by Tab alone, from top to bottom, and shows that it is.
+    browser.run("document.body.tabIndex = -1; document.body.focus()").await;
+    let controls =
+        browser.run("return document.querySelectorAll('button, a[href], input:not([type=hidden])').length").await;
+    let mut reached = Vec::new();
+    for _ in 0..controls.as_u64().unwrap() {
+        browser.press("\u{e004}").await;
+        let at = browser
+            .run(
+                "const e = document.activeElement; const s = getComputedStyle(e);\
+                 return [e.textContent, e.getBoundingClientRect().top + scrollY, s.outlineStyle]",
+            )
+            .await;
+        assert_ne!(at[2], "none", "the focus is seen: {at}");
+        reached.push((at[1].as_f64().unwrap(), at[0].as_str().unwrap().to_owned()));
+    }
+    assert!(reached.is_sorted_by(|a, b| a.0 <= b.0), "{reached:?}");
+    assert!(reached.iter().any(|(_, name)| name == "Refresh") && reached.iter().any(|(_, name)| name == "Save export"));
+
+    // In the merchant's language, said to the screen reader too.
+    browser.go(&launch_url(&house, json!({ "extra": [["locale", "ja"]] })).await).await;
+    browser.says(&["顧客", "アクセス権限", "通貨", "ログアウト"]).await;
+    assert_eq!(browser.run("return document.documentElement.lang").await, "ja");
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn two_shops_in_one_browser_never_see_each_other() {
+    let Some(browser) = Browser::start().await else { return };
+    let house = house(&[]).await;
+    let one = shop(&house);
+    for (shop, email) in [(&*one, "one-only@example.com"), (OTHER, "other-only@example.com")] {
+        install_by_id_token(&house, shop).await;
+        act(&house, "customer_create", json!({ "shop": shop, "first_name": "Mio", "email": email })).await;
+    }
+    gatehouse_tests::until("the queue is worked off", async || (house.depth("events").await == 0).then_some(())).await;
+    open_app(&browser, &house, &one).await;
+    browser.says(&["one-only@example.com", &one]).await;
+    let tabs = browser.second_tab().await;
+    open_app(&browser, &house, OTHER).await;
+    browser.says(&["other-only@example.com", OTHER]).await;
+    // Both are asked again, in turns.
+    for _ in 0..2 {
+        for (tab, own, foreign) in
+            [(&tabs[0], "one-only@example.com", "other-only"), (&tabs[1], "other-only@example.com", "one-only")]
+        {
+            browser.switch(tab).await;
+            browser.leave_frames().await;
+            browser.enter_app().await;
+            browser.click("#app > .button").await;
+            let text = browser.says(&[own, "Currency"]).await;
+            assert!(!text.contains(foreign), "{text}");
+        }
+    }
+
+    // The other shop's launch smuggled into this shop's admin, beside its own frame: the admin gives it no ID token.
+    browser.switch(&tabs[0]).await;
+    browser.leave_frames().await;
+    let launch = launch_url(&house, json!({ "shop": OTHER })).await;
+    let script = json!({
+        "script": "const f = document.createElement('iframe'); f.id = 'smuggled'; f.src = arguments[0]; document.body.append(f);",
+        "args": [launch],
+    });
+    browser.post("execute/sync", script).await;
+    browser
+        .until("the second frame is there", async || {
+            let id = browser.find("iframe#smuggled").await?;
+            let frame = json!({ "id": { "element-6066-11e4-a52e-4f735466cecf": id } });
+            browser.post("frame", frame).await.is_null().then_some(())
+        })
+        .await;
+    browser
+        .until("it asked in vain, or was not shown at all", async || {
+            let text = browser.text().await;
+            assert!(!text.contains("@example.com"), "{text}");
+            let blocked = browser.run("return location.href.startsWith('chrome-error:')").await == true;
+            (blocked || text.contains("This could not be loaded.")).then_some(())
+        })
+        .await;
+    browser.leave_frames().await;
+    browser.enter_app().await;
+    let text = browser.says(&["one-only@example.com"]).await;
+    assert!(!text.contains("other-only"), "{text}");
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn a_standalone_app_logs_in_keeps_shops_apart_and_logs_out() {
+    let Some(browser) = Browser::start().await else { return };
+    let house = standalone_house().await;
+    let (one, app) = (shop(&house), house.local.addresses().install.clone());
+    let log_in = async |shop: &str| {
+        browser.go(act(&house, "install", json!({ "shop": shop })).await["url"].as_str().unwrap()).await;
+        browser.says(&["Install Gatehouse?"]).await;
+        browser.click("#install").await;
+        browser.says(&[shop, "installed", "Currency", "Log out"]).await;
+    };
+    log_in(&one).await;
+    assert_eq!(browser.url().await, format!("{app}/"), "the address names no shop and holds no code");
+    assert_eq!(browser.run("return document.cookie").await, "", "no script sees the cookie");
+    keep("standalone", &browser.screenshot().await);
+    browser.go(&format!("{app}/")).await;
+    browser.says(&[&one, "Currency"]).await;
+
+    // Another site's form comes without the cookie.
+    let tabs = browser.second_tab().await;
+    browser.go(&format!("{}/{one}/", house.local.addresses().shopify)).await;
+    let script = json!({
+        "script": "const f = document.createElement('form'); f.method = 'post'; f.action = arguments[0]; \
+                   document.body.append(f); f.submit();",
+        "args": [format!("{app}/v1/admin/shop")],
+    });
+    browser.post("execute/sync", script).await;
+    browser.says(&["\"code\":\"reauthenticate\""]).await;
+
+    // The other shop in the second tab: the first one is not filled with it, but told.
+    log_in(OTHER).await;
+    browser.switch(&tabs[0]).await;
+    browser.click("#app > .button").await;
+    let text = browser.says(&["This page belongs to another login. Reload it.", &one]).await;
+    assert!(!text.contains(OTHER), "{text}");
+    browser.click("#live .banner .button").await;
+    let text = browser.says(&[OTHER, "Currency"]).await;
+    assert!(!text.contains(&one), "{text}");
+
+    browser.click(".leave .button").await;
+    browser
+        .until("the shop's admin is back", async || {
+            browser.url().await.starts_with(&house.local.addresses().admin).then_some(())
+        })
+        .await;
+    browser.go(&format!("{app}/")).await;
+    browser.says(&["Open the app from Shopify"]).await;
     browser.close().await;
 }
