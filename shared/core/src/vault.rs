@@ -576,7 +576,8 @@ impl Vault {
     /// # Errors
     /// [`StoreError`]
     pub async fn log_out(&self, shop: &ShopDomain, login: &str, until: Timestamp) -> Result<(), StoreError> {
-        self.parts.table.put(&Key::logout(shop, login), Item::new().expires(until), None).await
+        // An update makes the item too, and whoever may launch the app may do no more than that.
+        self.parts.table.update(&Key::logout(shop, login), Changes::new().expires(until), None).await.map(drop)
     }
 
     /// Whether [`Vault::log_out`] has ended this login.

@@ -41,7 +41,9 @@ async fn without_a_usable_id_token_the_browser_fetches_one() {
     act(&house, "install_now", json!({})).await;
     let good = launch_url(&house, json!({})).await;
     let token = query_of(&good)["id_token"].clone();
-    let tampered = good.replace(&token, &format!("{}x{}", &token[..token.len() - 20], &token[token.len() - 19..]));
+    let (head, tail) = token.split_at(token.len() - 20);
+    let other = if tail.starts_with('x') { "y" } else { "x" };
+    let tampered = good.replace(&token, &format!("{head}{other}{}", &tail[1..]));
     let urls = [
         launch_url(&house, json!({ "id_token": "stale" })).await,
         launch_url(&house, json!({ "id_token": "none" })).await,
