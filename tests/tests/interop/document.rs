@@ -41,12 +41,14 @@ async fn furnish(house: &Harness) {
         let customer = act("customer_create", json!({ "email": format!("{number}@example.com") })).await;
         act("order_create", json!({ "customer": customer["customer"] })).await;
     }
+    let customers = async || asked(house, "/v1/customers").await["items"].as_array().unwrap().len();
+    until("the mirror holds them", async || (customers().await == 3).then_some(())).await;
     act("data_request", json!({ "email": "1@example.com" })).await;
     act("customer_redact", json!({ "email": "2@example.com" })).await;
-    until("the queues are worked off", async || {
+    until("both requests are done", async || {
         let requests = asked(house, "/v1/privacy/requests").await;
         let done = requests["items"].as_array()?.iter().filter(|item| item["state"] == "done").count();
-        (done == 2 && asked(house, "/v1/customers").await["items"].as_array()?.len() == 2).then_some(())
+        (done == 2 && customers().await == 2).then_some(())
     })
     .await;
 }
