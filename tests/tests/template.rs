@@ -117,32 +117,40 @@ fn the_roles_are_the_ones_that_docs_roles_lists() {
 /// What a front would have to do to change a request or an answer on the way, or to keep one.
 fn changes_on_the_way(distribution: &Value) -> Vec<String> {
     let config = &distribution["DistributionConfig"];
-    let behavior = &config["DefaultCacheBehavior"];
+    let by_path = config["CacheBehaviors"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let behaviors: Vec<_> = by_path.iter().chain([&config["DefaultCacheBehavior"]]).collect();
     let mut found = Vec::new();
     let mut expect = |what: &str, right: bool| {
         if !right {
             found.push(what.to_owned());
         }
     };
-    // AWS's own policies, by the ids that they have in every account
-    // (https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/using-managed-cache-policies.html and
-    // …/using-managed-origin-request-policies.html).
-    expect("CachingDisabled", behavior["CachePolicyId"] == "4135ea2d-6df8-44a3-9df3-4b5a84be39ad");
-    // All of query, cookies and headers; a function URL answers to no other Host than its own.
-    expect("AllViewerExceptHostHeader", behavior["OriginRequestPolicyId"] == "b689b0a8-53d0-40ab-baf2-68738e2966ac");
-    expect("no compression", behavior["Compress"] == false);
-    expect("TLS only", behavior["ViewerProtocolPolicy"] == "https-only");
-    let methods: BTreeSet<_> =
-        behavior["AllowedMethods"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    expect("all methods", methods == ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"].into());
-    for hook in ["FunctionAssociations", "LambdaFunctionAssociations", "ResponseHeadersPolicyId"] {
-        expect(hook, behavior[hook].is_null());
+    for behavior in &behaviors {
+        // AWS's own policies, by the ids that they have in every account
+        // (https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/using-managed-cache-policies.html and
+        // …/using-managed-origin-request-policies.html).
+        expect("CachingDisabled", behavior["CachePolicyId"] == "4135ea2d-6df8-44a3-9df3-4b5a84be39ad");
+        // All of query, cookies and headers; a function URL answers to no other Host than its own.
+        expect(
+            "AllViewerExceptHostHeader",
+            behavior["OriginRequestPolicyId"] == "b689b0a8-53d0-40ab-baf2-68738e2966ac",
+        );
+        expect("no compression", behavior["Compress"] == false);
+        expect("TLS only", behavior["ViewerProtocolPolicy"] == "https-only");
+        let methods: BTreeSet<_> =
+            behavior["AllowedMethods"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        expect("all methods", methods == ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"].into());
+        for hook in ["FunctionAssociations", "LambdaFunctionAssociations", "ResponseHeadersPolicyId"] {
+            expect(hook, behavior[hook].is_null());
+        }
     }
-    for section in ["CacheBehaviors", "CustomErrorResponses", "DefaultRootObject"] {
+    for section in ["CustomErrorResponses", "DefaultRootObject"] {
         expect(section, config[section].is_null());
     }
     let origins = config["Origins"].as_array().map(Vec::as_slice).unwrap_or_default();
-    expect("one origin", origins.len() == 1);
+    let known: BTreeSet<_> = origins.iter().filter_map(|origin| origin["Id"].as_str()).collect();
+    let used: BTreeSet<_> = behaviors.iter().filter_map(|behavior| behavior["TargetOriginId"].as_str()).collect();
+    expect("an origin for each behavior", known == used && known.len() == origins.len() && !known.is_empty());
     for origin in origins {
         expect("an origin by TLS", origin["CustomOriginConfig"]["OriginProtocolPolicy"] == "https-only");
         expect("no path before ours", origin["OriginPath"].is_null());
@@ -162,6 +170,13 @@ fn the_front_changes_nothing_on_the_way() {
         broken["DistributionConfig"]["DefaultCacheBehavior"]["Compress"] = json!(true);
         broken["DistributionConfig"]["CustomErrorResponses"] = json!([{ "ErrorCode": 401 }]);
         assert_eq!(changes_on_the_way(&broken), ["no compression", "CustomErrorResponses"]);
+        let mut aside = distribution["DistributionConfig"]["DefaultCacheBehavior"].clone();
+        (aside["PathPattern"], aside["TargetOriginId"]) = (json!("/x"), json!("elsewhere"));
+        aside["ResponseHeadersPolicyId"] = json!("x");
+        let mut broken = distribution.clone();
+        broken["DistributionConfig"]["CacheBehaviors"] = json!([aside]);
+        assert!(changes_on_the_way(&broken).contains(&"ResponseHeadersPolicyId".to_owned()), "{id}");
+        assert!(changes_on_the_way(&broken).contains(&"an origin for each behavior".to_owned()), "{id}");
     }
 }
 
