@@ -8,7 +8,9 @@ use gatehouse_core::admin::operations::{
     CurrentAppInstallation, CustomerUpdate, Customers, CustomersAnswer, Operation, Orders, OrdersAnswer, Shop,
 };
 use gatehouse_core::http::{Request, Response};
+use gatehouse_core::privacy::DataError;
 use gatehouse_core::problem::Problem;
+use gatehouse_core::store::Fence;
 use gatehouse_core::{audit, clock};
 use http::StatusCode;
 use serde::Serialize;
@@ -73,12 +75,15 @@ async fn record<'a>(
     ids: impl Iterator<Item = &'a str>,
 ) -> Result<(), Problem> {
     let (shop, now) = (merchant.shop(), clock::now());
-    let mut marks = Vec::new();
-    for id in ids.filter_map(|gid| gid.rsplit('/').next()?.parse().ok()) {
-        let mark = api.privacy.mirror().customer_mark(shop, id, now).await.map_err(|error| api.data_problem(&error))?;
-        marks.push(mark);
-    }
-    audit::record(api.vault.table(), shop, &merchant.actor(), action, count, &marks, now, &api.settings.keep)
-        .await
-        .map_err(|error| api.data_problem(&error.into()))
+    let ids: &Vec<u64> = &ids.filter_map(|gid| gid.rsplit('/').next()?.parse().ok()).collect();
+    let (table, actor) = (api.vault.table(), &merchant.actor());
+    let recorded = Fence::hold(table, shop, move |fence| async move {
+        let mut marks = Vec::new();
+        for id in ids {
+            marks.push(api.privacy.mirror().customer_mark(&fence, *id, now).await?);
+        }
+        audit::record(table, &fence, actor, action, count, &marks, now, &api.settings.keep).await?;
+        Ok::<_, DataError>(())
+    });
+    recorded.await.map_err(|error| api.data_problem(&error))
 }

@@ -1,6 +1,9 @@
 //! The worker's handler against DynamoDB, KMS, S3 and SQS on sockets: batches, and the cases of `compliance.json`.
 #![expect(clippy::unwrap_used, reason = "a helper that cannot set the stage ends its test")]
 
+#[path = "../../../shared/core/tests/aws/gate.rs"]
+#[expect(dead_code, reason = "shared with core's own tests, which use all of it")]
+mod gate;
 #[path = "../../../shared/core/tests/aws/house.rs"]
 #[expect(dead_code, reason = "shared with core's own tests, which use all of it")]
 mod house;

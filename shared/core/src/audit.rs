@@ -8,11 +8,11 @@
 
 use std::fmt;
 
-use gatehouse_shopify::{ShopDomain, Timestamp};
+use gatehouse_shopify::Timestamp;
 
 use crate::mirror::WRITTEN_AT;
 use crate::privacy::Retention;
-use crate::store::{Item, Key, StoreError, Table};
+use crate::store::{Fence, Item, Key, StoreError, Table, Write};
 
 /// Who reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,15 +35,17 @@ impl fmt::Display for Actor {
     }
 }
 
-/// Writes one record. `action` names what was done, e.g. `customers.list`; `count` is the number of records handed out;
-/// `marks` are the keyed hashes of the customers concerned ([`crate::mirror::Mirror::customer_mark`]).
+/// One record, to be written behind the fence that was read before the data: an erasure that came meanwhile takes the
+/// record's place, and whoever reads begins again. `action` names what was done, e.g. `customers.list`; `count` is the
+/// number of records handed out; `marks` are the keyed hashes of the customers concerned
+/// ([`crate::mirror::Mirror::customer_mark`]).
 ///
 /// # Errors
-/// [`StoreError`]; then nothing may be handed out.
+/// [`StoreError`]; then nothing may be handed out. [`StoreError::ConditionFailed`] when the fence was raised.
 #[expect(clippy::too_many_arguments, reason = "a record's fields, each needed, none optional")]
 pub async fn record(
     table: &Table,
-    shop: &ShopDomain,
+    fence: &Fence,
     who: &Actor,
     action: &'static str,
     count: usize,
@@ -51,7 +53,7 @@ pub async fn record(
     now: Timestamp,
     keep: &Retention,
 ) -> Result<(), StoreError> {
-    let key = Key::audit(shop, now, &format!("{:016x}", fastrand::u64(..)));
+    let key = Key::audit(fence.shop(), now, &format!("{:016x}", fastrand::u64(..)));
     let item = Item::new()
         .text("who", who.to_string())
         .text("action", action)
@@ -59,5 +61,5 @@ pub async fn record(
         .text("subjects", marks.join(" "))
         .time(WRITTEN_AT, now)
         .expires(keep.audit(now));
-    table.put(&key, item, None).await
+    table.transact(vec![Write::Put { key, item, only_if: None }, fence.check()]).await
 }

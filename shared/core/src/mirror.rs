@@ -2,7 +2,8 @@
 //! of e-mail address or phone number.
 //!
 //! Deliveries come late, twice and in any order. [`version::decide`] says which state wins; here its answer becomes one
-//! transaction: the item, its look-up rows and the check of its tombstones are written together or not at all.
+//! transaction: the item, its look-up rows, the check of its tombstones and that of the shop's [`Fence`] are written together
+//! or not at all.
 //!
 //! It must never: store a field that nothing shows, leave a look-up row behind, read personal data out without an audit
 //! record, or bring back what was deleted or erased.
@@ -18,7 +19,7 @@ use gatehouse_shopify::{ShopDomain, Timestamp};
 use crate::audit::{self, Actor};
 use crate::privacy::{DataError, Retention};
 use crate::seal::{DataKey, Place, Purpose, SealError, Sealer};
-use crate::store::{Changes, Cond, Cursor, Item, Key, Range, SCHEMA, StoreError, Table, Write};
+use crate::store::{Changes, Cond, Cursor, Fence, Item, Key, Range, SCHEMA, StoreError, Table, Write};
 
 pub use payload::{Customer, Order, PayloadError};
 use sha2::{Digest, Sha256};
@@ -27,6 +28,9 @@ use zeroize::Zeroizing;
 
 /// How often a write is tried against others that change the same customer or order.
 const TRIES: u32 = 10;
+
+/// Tombstones of one transaction; DynamoDB takes 100 writes.
+const STONES: usize = 90;
 
 /// Reads that are under way at once.
 const READS: usize = 16;
@@ -143,7 +147,7 @@ impl Mirror {
     }
 
     /// Stores a customer, if this is the newest state and nothing newer erased them. `triggered_at` is the delivery's. The
-    /// answer names the customer by their mark ([`Mirror::customer_mark`]).
+    /// answer names the customer by their mark ([`Mirror::customer_mark`]), unless they are gone.
     ///
     /// # Errors
     /// [`DataError`]; repeating the call is safe.
@@ -155,18 +159,21 @@ impl Mirror {
         now: Timestamp,
     ) -> Result<(Applied, Option<String>), DataError> {
         let at = customer.updated_at.unwrap_or(triggered_at);
-        if self.shop_erased_at(shop).await?.is_some_and(|erased| at <= erased) {
-            return Ok((Applied::ShopErased, None));
-        }
-        let target = Target::Customer(customer.id);
-        let content = json(customer)?;
-        let key = self.key(shop, now).await?;
-        let contacts = key.contacts(customer.email.as_deref(), customer.phone.as_deref());
-        let mark = key.customer(customer.id);
-        let stones = vec![Stone { key: Key::gone(shop, "CUSTOMER", &mark), counts: &[DELETED_AT, REDACTED_AT] }];
-        let version = Version::new(at, triggered_at, &key.content(&content));
-        let item = self.item(target, shop, &key, &content, &version, &contacts, self.keep.customers(now), now)?;
-        Ok((self.put(shop, target, item, version, &stones, now).await?, Some(mark)))
+        let (target, content) = (Target::Customer(customer.id), &json(customer)?);
+        Fence::hold(&self.table, shop, move |fence| async move {
+            if fence.is_erased(at) {
+                return Ok((Applied::ShopErased, None));
+            }
+            let key = self.key(&fence, now).await?;
+            let contacts = key.contacts(customer.email.as_deref(), customer.phone.as_deref());
+            let mark = key.customer(customer.id);
+            let stones = vec![Stone { key: Key::gone(shop, "CUSTOMER", &mark), counts: &[DELETED_AT, REDACTED_AT] }];
+            let version = Version::new(at, triggered_at, &key.content(content));
+            let item = self.item(target, shop, &key, content, &version, &contacts, self.keep.customers(now), now)?;
+            let applied = self.put(&fence, target, item, version, &stones, now).await?;
+            Ok((applied, Some(mark).filter(|_| applied != Applied::Gone)))
+        })
+        .await
     }
 
     /// Stores an order, as [`Mirror::put_customer`] does a customer.
@@ -181,30 +188,62 @@ impl Mirror {
         now: Timestamp,
     ) -> Result<(Applied, Option<String>), DataError> {
         let at = order.updated_at.unwrap_or(triggered_at);
-        if self.shop_erased_at(shop).await?.is_some_and(|erased| at <= erased) {
-            return Ok((Applied::ShopErased, None));
-        }
-        let content = json(order)?;
-        let target = Target::Order(order.id);
-        let key = self.key(shop, now).await?;
-        let contacts = key.contacts(order.email.as_deref(), order.phone.as_deref());
-        let mut stones = vec![Stone { key: Key::gone(shop, "ORDER", &key.order(order.id)), counts: &[REDACTED_AT] }];
-        match order.customer_id {
-            Some(id) => {
-                let mark = key.customer(id);
-                // A deleted customer's orders stay the merchant's; an erased one's do not.
-                stones.push(Stone { key: Key::gone(shop, "CUSTOMER", &mark), counts: &[REDACTED_AT] });
+        let (target, content) = (Target::Order(order.id), &json(order)?);
+        Fence::hold(&self.table, shop, move |fence| async move {
+            if fence.is_erased(at) {
+                return Ok((Applied::ShopErased, None));
             }
-            None => stones
-                .extend(contacts.iter().map(|c| Stone { key: Key::gone(shop, "CONTACT", c), counts: &[REDACTED_AT] })),
+            let key = self.key(&fence, now).await?;
+            let contacts = key.contacts(order.email.as_deref(), order.phone.as_deref());
+            let gone = |kind, mark: &str| Stone { key: Key::gone(shop, kind, mark), counts: &[REDACTED_AT] };
+            let mut stones = vec![gone("ORDER", &key.order(order.id))];
+            match order.customer_id {
+                // A deleted customer's orders stay the merchant's; an erased one's do not.
+                Some(id) => stones.push(gone("CUSTOMER", &key.customer(id))),
+                None => stones.extend(contacts.iter().map(|contact| gone("CONTACT", contact))),
+            }
+            let version = Version::new(at, triggered_at, &key.content(content));
+            let mut item = self.item(target, shop, &key, content, &version, &contacts, self.keep.orders(now), now)?;
+            if let Some(owner) = order.customer_id {
+                item = item.text("customer", owner.to_string());
+            }
+            let applied = self.put(&fence, target, item, version, &stones, now).await?;
+            Ok((applied, order.customer_id.map(|id| key.customer(id)).filter(|_| applied != Applied::Gone)))
+        })
+        .await
+    }
+
+    /// Writes orders as they are into a shop that has none of them, 25 items a call: a first import, where there is nothing
+    /// to be compared with. What is there already is replaced, whatever its age, so it must never be used for a delivery.
+    ///
+    /// # Errors
+    /// [`DataError`]; repeating the call is safe.
+    pub async fn fill_orders(
+        &self,
+        shop: &ShopDomain,
+        orders: &[Order],
+        at: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), DataError> {
+        let fence = Fence::read(&self.table, shop).await?;
+        let key = self.key(&fence, now).await?;
+        let mut items = Vec::new();
+        for order in orders {
+            let (target, content) = (Target::Order(order.id), json(order)?);
+            let contacts = key.contacts(order.email.as_deref(), order.phone.as_deref());
+            let version = Version::new(order.updated_at.unwrap_or(at), at, &key.content(&content));
+            let mut item = self.item(target, shop, &key, &content, &version, &contacts, self.keep.orders(now), now)?;
+            if let Some(owner) = order.customer_id {
+                item = item.text("customer", owner.to_string());
+            }
+            let row = match item.get_number(SCHEMA.ttl) {
+                Some(secs) => Item::new().time(WRITTEN_AT, now).expires(Timestamp::from_secs(secs)),
+                None => Item::new().time(WRITTEN_AT, now),
+            };
+            items.extend(pointers(shop, target, &item).into_iter().map(|key| (key, row.clone())));
+            items.push((target.key(shop), item));
         }
-        let version = Version::new(at, triggered_at, &key.content(&content));
-        let mut item = self.item(target, shop, &key, &content, &version, &contacts, self.keep.orders(now), now)?;
-        if let Some(owner) = order.customer_id {
-            item = item.text("customer", owner.to_string());
-        }
-        let mark = order.customer_id.map(|id| key.customer(id));
-        Ok((self.put(shop, target, item, version, &stones, now).await?, mark))
+        Ok(self.table.put_batch(items).await?)
     }
 
     /// Takes a customer out whom Shopify deleted at `at`; their orders stay the merchant's.
@@ -218,13 +257,18 @@ impl Mirror {
         at: Timestamp,
         now: Timestamp,
     ) -> Result<(Applied, Option<String>), DataError> {
-        if self.shop_erased_at(shop).await?.is_some_and(|erased| at <= erased) {
-            return Ok((Applied::ShopErased, None));
-        }
-        let mark = self.key(shop, now).await?.customer(id);
-        self.bury(Key::gone(shop, "CUSTOMER", &mark), DELETED_AT, at, now).await?;
-        let removed = self.remove(shop, Target::Customer(id), at).await?;
-        Ok((if removed { Applied::Removed } else { Applied::Gone }, Some(mark)))
+        Fence::hold(&self.table, shop, move |fence| async move {
+            if fence.is_erased(at) {
+                return Ok((Applied::ShopErased, None));
+            }
+            let mark = self.key(&fence, now).await?.customer(id);
+            self.bury(&fence, Key::gone(shop, "CUSTOMER", &mark), DELETED_AT, at, now).await?;
+            match self.remove(shop, Target::Customer(id), at).await? {
+                true => Ok((Applied::Removed, Some(mark))),
+                false => Ok((Applied::Gone, None)),
+            }
+        })
+        .await
     }
 
     /// One page of customers, at most 100. Writes an audit record of who read whose data.
@@ -239,17 +283,22 @@ impl Mirror {
         reader: &Actor,
         now: Timestamp,
     ) -> Result<CustomersPage, DataError> {
-        let page = self.table.query(&Range::customers(shop), after, limit.clamp(1, 100)).await?;
-        let key = self.key(shop, now).await?;
-        let mut customers = Vec::with_capacity(page.items.len());
-        let mut marks = Vec::with_capacity(page.items.len());
-        for item in page.items.iter().filter(|item| !item.is_expired(now)) {
-            let customer: Customer = self.open(&key, item)?;
-            marks.push(key.customer(customer.id));
-            customers.push(customer);
-        }
-        audit::record(&self.table, shop, reader, "customers.list", customers.len(), &marks, now, &self.keep).await?;
-        Ok(CustomersPage { customers, next: page.next })
+        let fenced = move |fence: Fence| async move {
+            let page = self.table.query(&Range::customers(shop), after, limit.clamp(1, 100)).await?;
+            let mut customers = Vec::with_capacity(page.items.len());
+            let mut marks = Vec::with_capacity(page.items.len());
+            if let Some(key) = self.existing_key(shop, now).await? {
+                for item in page.items.iter().filter(|item| !item.is_expired(now)) {
+                    let customer: Customer = self.open(&key, item)?;
+                    marks.push(key.customer(customer.id));
+                    customers.push(customer);
+                }
+            }
+            let count = customers.len();
+            audit::record(&self.table, &fence, reader, "customers.list", count, &marks, now, &self.keep).await?;
+            Ok(CustomersPage { customers, next: page.next })
+        };
+        Fence::hold(&self.table, shop, fenced).await
     }
 
     /// One customer with a page of at most 100 of their orders. Writes an audit record.
@@ -265,15 +314,16 @@ impl Mirror {
         reader: &Actor,
         now: Timestamp,
     ) -> Result<Option<CustomerView>, DataError> {
-        let Some(item) = self.table.get(&Key::customer(shop, id)).await?.filter(|item| !item.is_expired(now)) else {
-            return Ok(None);
+        let fenced = move |fence: Fence| async move {
+            let item = self.table.get(&Key::customer(shop, id)).await?.filter(|item| !item.is_expired(now));
+            let (Some(item), Some(key)) = (item, self.existing_key(shop, now).await?) else { return Ok(None) };
+            let customer: Customer = self.open(&key, &item)?;
+            let (orders, next) = self.orders_of(shop, &key, id, orders_after, limit.clamp(1, 100)).await?;
+            let (count, marks) = (1 + orders.len(), [key.customer(id)]);
+            audit::record(&self.table, &fence, reader, "customer.show", count, &marks, now, &self.keep).await?;
+            Ok(Some(CustomerView { customer, orders, next }))
         };
-        let key = self.key(shop, now).await?;
-        let customer: Customer = self.open(&key, &item)?;
-        let (orders, next) = self.orders_of(shop, &key, id, orders_after, limit.clamp(1, 100)).await?;
-        let marks = [key.customer(id)];
-        audit::record(&self.table, shop, reader, "customer.show", 1 + orders.len(), &marks, now, &self.keep).await?;
-        Ok(Some(CustomerView { customer, orders, next }))
+        Fence::hold(&self.table, shop, fenced).await
     }
 
     /// The customers with this e-mail address or phone number. No personal data leaves: these are ids.
@@ -287,8 +337,9 @@ impl Mirror {
         phone: Option<&str>,
         now: Timestamp,
     ) -> Result<Vec<u64>, DataError> {
+        let Some(key) = self.existing_key(shop, now).await? else { return Ok(Vec::new()) };
         let mut ids = Vec::new();
-        for hash in self.key(shop, now).await?.contacts(email, phone) {
+        for hash in key.contacts(email, phone) {
             for target in self.with_contact(shop, &hash).await? {
                 if let Target::Customer(id) = target {
                     ids.push(id);
@@ -305,14 +356,20 @@ impl Mirror {
     ///
     /// # Errors
     /// [`DataError`].
-    pub async fn customer_mark(&self, shop: &ShopDomain, id: u64, now: Timestamp) -> Result<String, DataError> {
-        Ok(self.key(shop, now).await?.customer(id))
+    pub async fn customer_mark(&self, fence: &Fence, id: u64, now: Timestamp) -> Result<String, DataError> {
+        Ok(self.key(fence, now).await?.customer(id))
     }
 
     /// The shop's key, made on first use.
-    pub(crate) async fn key(&self, shop: &ShopDomain, now: Timestamp) -> Result<ShopKey, DataError> {
-        let key = self.sealer.personal_data_key(&self.table, shop, now).await?;
+    pub(crate) async fn key(&self, fence: &Fence, now: Timestamp) -> Result<ShopKey, DataError> {
+        let key = self.sealer.personal_data_key(&self.table, fence, now).await?;
         Ok(ShopKey { key, table: self.table.name().to_owned() })
+    }
+
+    /// The shop's key, if it has one: without it nothing is there to be read.
+    pub(crate) async fn existing_key(&self, shop: &ShopDomain, now: Timestamp) -> Result<Option<ShopKey>, DataError> {
+        let key = self.sealer.existing_personal_data_key(&self.table, shop, now).await?;
+        Ok(key.map(|key| ShopKey { key, table: self.table.name().to_owned() }))
     }
 
     /// The records that a contact's look-up rows name.
@@ -362,20 +419,35 @@ impl Mirror {
     /// Sets the tombstones of an erasure, before anything is erased: from here on nothing as old as `at` comes back.
     pub(crate) async fn bury_redacted(
         &self,
-        shop: &ShopDomain,
+        fence: &Fence,
         customers: &[u64],
         orders: &[u64],
         contacts: &[String],
         at: Timestamp,
         now: Timestamp,
     ) -> Result<(), DataError> {
-        let key = self.key(shop, now).await?;
+        let (shop, key) = (fence.shop(), self.key(fence, now).await?);
         let customers = customers.iter().map(|id| Key::gone(shop, "CUSTOMER", &key.customer(*id)));
         let orders = orders.iter().map(|id| Key::gone(shop, "ORDER", &key.order(*id)));
         let contacts = contacts.iter().map(|hash| Key::gone(shop, "CONTACT", hash));
-        let stones: Vec<_> = customers.chain(orders).chain(contacts).collect();
-        let writes: Vec<_> = stones.into_iter().map(|stone| self.bury(stone, REDACTED_AT, at, now)).collect();
-        stream::iter(writes).buffer_unordered(READS).try_collect::<()>().await
+        let mut stones: Vec<_> = customers.chain(orders).chain(contacts).collect();
+        stones.sort_unstable_by(|a, b| a.sk().cmp(b.sk()));
+        stones.dedup();
+        for some in stones.chunks(STONES) {
+            let mut writes: Vec<_> = some.iter().map(|key| self.stone(key.clone(), REDACTED_AT, at, now)).collect();
+            writes.push(fence.check());
+            match self.table.transact(writes).await {
+                Ok(()) => {}
+                // Some stand as high already.
+                Err(StoreError::ConditionFailed { at: place, .. }) if place < some.len() => {
+                    for key in some {
+                        self.bury(fence, key.clone(), REDACTED_AT, at, now).await?;
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     /// Takes out one record that is no newer than `at`, with its look-up rows. True when there was one.
@@ -422,57 +494,51 @@ impl Mirror {
         })
     }
 
+    /// One try; [`StoreError::ConditionFailed`] when anything changed meanwhile.
     async fn put(
         &self,
-        shop: &ShopDomain,
+        fence: &Fence,
         target: Target,
         item: Item,
         version: Version,
         stones: &[Stone],
         now: Timestamp,
     ) -> Result<Applied, DataError> {
+        let shop = fence.shop();
         let key = target.key(shop);
         let row = Item::new().time(WRITTEN_AT, now);
         let row = match item.get_number(SCHEMA.ttl) {
             Some(secs) => row.expires(Timestamp::from_secs(secs)),
             None => row,
         };
-        for round in 0..TRIES {
-            let stored = self.table.get(&key).await?;
-            let stored_version = stored.as_ref().map(stored_version).transpose()?;
-            match decide(stored_version.as_ref(), self.gone_at(stones).await?, &version) {
-                Decision::Stale => return Ok(Applied::Stale),
-                Decision::Gone => return Ok(Applied::Gone),
-                Decision::Write => {}
-            }
-            let only_if = match &stored_version {
-                Some(stored) => Cond::text("version", stored.encode()),
-                None => Cond::new_item(),
-            };
-            let wanted = pointers(shop, target, &item);
-            let old = stored.as_ref().map(|stored| pointers(shop, target, stored)).unwrap_or_default();
-            let mut writes = vec![Write::Put { key: key.clone(), item: item.clone(), only_if: Some(only_if) }];
-            writes.extend(stones.iter().map(|stone| Write::Check {
-                key: stone.key.clone(),
-                only_if: Cond::All(
-                    stone.counts.iter().map(|at| Cond::absent_or_below(at, version.time().millis())).collect(),
-                ),
-            }));
-            let outdated = old.into_iter().filter(|key| !wanted.contains(key));
-            writes.extend(outdated.map(|key| Write::Delete { key, only_if: None }));
-            writes.extend(wanted.iter().map(|key| Write::Put { key: key.clone(), item: row.clone(), only_if: None }));
-            match self.table.transact(writes).await {
-                Ok(()) => return Ok(Applied::Stored),
-                Err(StoreError::ConditionFailed { .. } | StoreError::Conflict) => pause(round).await,
-                Err(error) => return Err(error.into()),
-            }
+        let stored = self.table.get(&key).await?;
+        let stored_version = stored.as_ref().map(stored_version).transpose()?;
+        match decide(stored_version.as_ref(), self.gone_at(stones).await?, &version) {
+            Decision::Stale => return Ok(Applied::Stale),
+            Decision::Gone => return Ok(Applied::Gone),
+            Decision::Write => {}
         }
-        Err(DataError::Busy)
+        let only_if = match &stored_version {
+            Some(stored) => Cond::text("version", stored.encode()),
+            None => Cond::new_item(),
+        };
+        let wanted = pointers(shop, target, &item);
+        let old = stored.as_ref().map(|stored| pointers(shop, target, stored)).unwrap_or_default();
+        let mut writes = vec![Write::Put { key: key.clone(), item, only_if: Some(only_if) }, fence.check()];
+        writes.extend(stones.iter().map(|stone| Write::Check {
+            key: stone.key.clone(),
+            only_if: Cond::All(
+                stone.counts.iter().map(|at| Cond::absent_or_below(at, version.time().millis())).collect(),
+            ),
+        }));
+        let outdated = old.into_iter().filter(|key| !wanted.contains(key));
+        writes.extend(outdated.map(|key| Write::Delete { key, only_if: None }));
+        writes.extend(wanted.iter().map(|key| Write::Put { key: key.clone(), item: row.clone(), only_if: None }));
+        self.table.transact(writes).await?;
+        Ok(Applied::Stored)
     }
 
-    /// Until when everything of this shop is erased, if it ever was. It is read, not checked in the transactions: as one item
-    /// for every write of a shop it would make them all wait for each other. A write that slips through behind the check is
-    /// what an erasure's last pass is for.
+    /// Until when everything of this shop is erased, if it ever was.
     pub(crate) async fn shop_erased_at(&self, shop: &ShopDomain) -> Result<Option<Timestamp>, DataError> {
         Ok(self.table.get(&Key::ledger_erased(shop)).await?.and_then(|item| item.get_time("erased_at")))
     }
@@ -489,12 +555,25 @@ impl Mirror {
     }
 
     /// Raises a tombstone's time; never lowers it.
-    async fn bury(&self, key: Key, what: &'static str, at: Timestamp, now: Timestamp) -> Result<(), DataError> {
-        let changes = Changes::new().time(what, at).time(WRITTEN_AT, now).expires(self.keep.tombstones(now));
-        match self.table.update(&key, changes, Some(Cond::absent_or_below(what, at.millis()))).await {
-            Ok(_) | Err(StoreError::ConditionFailed { .. }) => Ok(()),
+    async fn bury(
+        &self,
+        fence: &Fence,
+        key: Key,
+        what: &'static str,
+        at: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), DataError> {
+        match self.table.transact(vec![self.stone(key, what, at, now), fence.check()]).await {
+            Ok(()) => Ok(()),
+            // It stands as high already. Whether the fence does not matter then: nothing is written.
+            Err(StoreError::ConditionFailed { at: 0, .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn stone(&self, key: Key, what: &'static str, at: Timestamp, now: Timestamp) -> Write {
+        let changes = Changes::new().time(what, at).time(WRITTEN_AT, now).expires(self.keep.tombstones(now));
+        Write::Update { key, changes, only_if: Some(Cond::absent_or_below(what, at.millis())) }
     }
 
     fn open<T: serde::de::DeserializeOwned>(&self, key: &ShopKey, item: &Item) -> Result<T, DataError> {

@@ -18,11 +18,6 @@ pub mod request;
 pub mod sections;
 pub mod shop;
 
-/// The examples of `docs/EXTENDING.md`, compiled and run.
-#[cfg(doctest)]
-#[doc = include_str!("../../../docs/EXTENDING.md")]
-pub mod extending {}
-
 use std::time::Instant;
 
 use gatehouse_shopify::Timestamp;
@@ -30,7 +25,7 @@ use gatehouse_shopify::Timestamp;
 use crate::config::Reader;
 use crate::queue::QueueError;
 use crate::seal::{KeyError, SealError};
-use crate::store::StoreError;
+use crate::store::{AsStore, StoreError};
 
 pub use data::{ErasePage, ExportPage, PersonalData, Registry, Subject};
 pub use engine::{ExportFile, Outcome, Privacy};
@@ -88,6 +83,15 @@ impl DataError {
             Self::Payload(code) => code,
             Self::NotFound => "not_found",
             Self::App { code } => code,
+        }
+    }
+}
+
+impl AsStore for DataError {
+    fn as_store(&self) -> Option<&StoreError> {
+        match self {
+            Self::Store(error) => Some(error),
+            _ => None,
         }
     }
 }

@@ -26,7 +26,7 @@ use aws_sdk_kms::types::DataKeySpec;
 use gatehouse_shopify::{ShopDomain, Timestamp};
 use zeroize::Zeroizing;
 
-use crate::store::{Changes, Cond, Item, Key, StoreError, Table};
+use crate::store::{AsStore, Changes, Cond, Fence, Item, Key, StoreError, Table, Write};
 use crate::telemetry::{Metric, count};
 use cache::KeyCache;
 
@@ -309,17 +309,14 @@ impl Sealer {
         self.inner.cache.clear();
     }
 
-    /// The shop's `personal-data` key, made on first use. One `GetItem`, and no KMS call while it is cached. It is read
-    /// each time on purpose: after an erasure the item is gone, and nothing may be sealed under the old key any more.
+    /// The shop's `personal-data` key, made on first use, behind the shop's fence: an erasure that came meanwhile is not
+    /// followed by a key. One `GetItem`, and no KMS call while it is cached. It is read each time on purpose: after an
+    /// erasure the item is gone, and nothing may be sealed under the old key any more.
     ///
     /// # Errors
-    /// [`KeyError`]
-    pub async fn personal_data_key(
-        &self,
-        table: &Table,
-        shop: &ShopDomain,
-        now: Timestamp,
-    ) -> Result<DataKey, KeyError> {
+    /// [`KeyError`]; [`StoreError::ConditionFailed`] when the fence was raised.
+    pub async fn personal_data_key(&self, table: &Table, fence: &Fence, now: Timestamp) -> Result<DataKey, KeyError> {
+        let shop = fence.shop();
         if let Some(key) = self.existing_personal_data_key(table, shop, now).await? {
             return Ok(key);
         }
@@ -329,10 +326,11 @@ impl Sealer {
             .bytes(WrappedKey::BLOB, wrapped.blob)
             .text(WrappedKey::KMS_KEY, wrapped.kms_key)
             .time("created_at", now);
-        match table.put(&Key::personal_data_key(shop), item, Some(Cond::new_item())).await {
+        let new = Write::Put { key: Key::personal_data_key(shop), item, only_if: Some(Cond::new_item()) };
+        match table.transact(vec![new, fence.check()]).await {
             Ok(()) => Ok(key),
             // Somebody was faster: theirs is the shop's key, ours is dropped.
-            Err(StoreError::ConditionFailed { old: Some(item), .. }) => {
+            Err(StoreError::ConditionFailed { old: Some(item), at: 0 }) => {
                 Ok(self.key(shop, Purpose::PersonalData, &stored_key(&item)?, now).await?)
             }
             Err(error) => Err(error.into()),
@@ -439,6 +437,15 @@ impl KeyError {
         match self {
             Self::Store(error) => error.is_transient(),
             Self::Seal(error) => error.is_transient(),
+        }
+    }
+}
+
+impl AsStore for KeyError {
+    fn as_store(&self) -> Option<&StoreError> {
+        match self {
+            Self::Store(error) => Some(error),
+            Self::Seal(_) => None,
         }
     }
 }

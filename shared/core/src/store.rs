@@ -3,11 +3,13 @@
 //! It must never: make a partition key from anything but a [`gatehouse_shopify::ShopDomain`], scan the table, or put an
 //! attribute's content into an error or a log line.
 
+mod fence;
 mod item;
 mod key;
 mod schema;
 mod write;
 
+pub use fence::{AsStore, Fence};
 pub use item::Item;
 pub use key::{Due, Key, Range};
 pub use schema::{Index, SCHEMA, Schema, schema};

@@ -14,6 +14,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::journey::*;
+use crate::privacy::{asked_and_collected, customer_of_many_orders};
 use crate::standalone::standalone_house;
 
 /// How long a page may take to show what it must.
@@ -178,6 +179,14 @@ impl Browser {
         (text(role), text(self.get(&format!("element/{id}/computedlabel")).await))
     }
 
+    /// Where files are saved from now on.
+    async fn save_into(&self, directory: &std::path::Path) {
+        let command = json!({ "cmd": "Browser.setDownloadBehavior",
+            "params": { "behavior": "allow", "downloadPath": directory } });
+        let answer = self.post("goog/cdp/execute", command).await;
+        assert!(answer.get("error").is_none(), "{answer}");
+    }
+
     async fn screenshot(&self) -> Vec<u8> {
         STANDARD.decode(self.get("screenshot").await.as_str().unwrap_or_default()).unwrap()
     }
@@ -246,6 +255,62 @@ fn keep(name: &str, picture: &[u8]) {
     if let Ok(directory) = std::env::var("GATEHOUSE_SCREENSHOTS") {
         std::fs::write(format!("{directory}/{name}.png"), picture).unwrap();
     }
+}
+
+#[tokio::test]
+async fn the_merchant_sees_when_a_request_is_due_and_saves_an_export_of_ten_thousand_orders() {
+    let Some(browser) = Browser::start().await else { return };
+    let house = house(&[]).await;
+    let shop = shop(&house);
+    install_by_id_token(&house, &shop).await;
+    customer_of_many_orders(&house, &shop, 4_242, 10_000).await;
+    let bytes = asked_and_collected(&house, &shop, 4_242).await;
+    assert!(bytes > 3 * 1024 * 1024, "more than one answer of the API holds: {bytes}");
+
+    let directory = tempfile::tempdir().unwrap();
+    browser.save_into(directory.path()).await;
+    let open = act(&house, "open", json!({})).await["url"].as_str().unwrap().to_owned();
+    browser.go(&open).await;
+    browser.enter_app().await;
+    let text = browser.says(&["Privacy requests", "Due", "customers/data_request", "done", "Save export"]).await;
+    assert!(!text.contains("could not be loaded"), "{text}");
+    let times = browser
+        .run(
+            "const row = [...document.querySelectorAll('tr')].find(row => row.innerText.includes('data_request'));
+             return [...row.querySelectorAll('time')].map(time => Date.parse(time.dateTime));",
+        )
+        .await;
+    let (received, due) = (times[0].as_i64().unwrap(), times[1].as_i64().unwrap());
+    assert_eq!(due - received, 30 * 86_400_000, "{times}");
+    browser
+        .run("[...document.querySelectorAll('button, s-button')].find(b => b.textContent.includes('Save export')).scrollIntoView()")
+        .await;
+    browser.leave_frames().await;
+    #[expect(clippy::disallowed_methods, reason = "the test run's own switch, no setting of the house")]
+    if let Ok(path) = std::env::var("GATEHOUSE_SCREENSHOT_PRIVACY") {
+        std::fs::write(path, browser.screenshot().await).unwrap();
+    }
+    browser.enter_app().await;
+    browser
+        .run("[...document.querySelectorAll('button, s-button')].find(b => b.textContent.includes('Save export')).click()")
+        .await;
+    let saved = browser
+        .until("the file is saved", async || {
+            let files = std::fs::read_dir(directory.path()).unwrap().filter_map(|entry| Some(entry.ok()?.path()));
+            let file = files.into_iter().find(|path| path.extension().is_some_and(|end| end == "json"))?;
+            let content = std::fs::read(file).ok()?;
+            (content.len() as u64 == bytes).then_some(content)
+        })
+        .await;
+    let file: Value = serde_json::from_slice(&saved).unwrap();
+    let mut orders: Vec<_> =
+        file["sections"]["orders"].as_array().unwrap().iter().filter_map(|order| order["id"].as_u64()).collect();
+    orders.sort_unstable();
+    orders.dedup();
+    assert_eq!(orders.len(), 10_000, "every order once");
+    let reads = house.items(&format!("SHOP#{shop}")).await;
+    assert!(reads.iter().any(|item| item["action"]["S"] == "export.open"), "who opened it is on record");
+    browser.close().await;
 }
 
 #[tokio::test]

@@ -1,6 +1,13 @@
 //! What the law asks for, from the signed delivery through the queue to the table and the bucket, and back out of them.
 
+use std::time::{Duration, Instant};
+
+use gatehouse_core::config::{AppSettings, BaseSettings, QueueSettings, Reader, TableSettings};
+use gatehouse_core::mirror::{Customer, Order};
+use gatehouse_core::privacy::{Privacy, Retention};
+use gatehouse_core::{aws, clock};
 use gatehouse_local::aws::Fault;
+use gatehouse_shopify::ShopDomain;
 use gatehouse_tests::{Harness, until};
 use serde_json::{Value, json};
 
@@ -247,4 +254,84 @@ async fn what_the_worker_cannot_do_now_it_does_later() {
     let entry = closed(&house, &shop, "customers/redact").await;
     assert_eq!(entry["state"]["S"], "done");
     assert!(house.item(&format!("SHOP#{shop}"), &format!("CUSTOMER#{id}")).await.is_none());
+}
+
+/// A customer of many orders, written into the table as a first import does, past the queues.
+pub(crate) async fn customer_of_many_orders(house: &Harness, shop: &str, id: u64, orders: u64) {
+    let settings = house.local.settings().clone();
+    let read = |reader: &mut Reader<'_>| {
+        let (base, app) = (BaseSettings::read(reader), AppSettings::read(reader));
+        let (table, queue) = (TableSettings::read(reader), QueueSettings::read(reader));
+        Some((base?, app?, table?, queue?))
+    };
+    let (base, app, table, queue) = Reader::read(move |name| settings.get(name).cloned(), read).unwrap();
+    let config = aws::local_config(&base, aws::Patience::Background).await;
+    let privacy = Privacy::connect(&config, &app, &table, &queue, Retention::default());
+    let (shop, now) = (ShopDomain::parse(shop).unwrap(), clock::now());
+    let email = "of.many.orders@example.com";
+    let body = json!({ "id": id, "email": email, "first_name": "Mio", "updated_at": now.to_rfc3339() });
+    let customer = Customer::from_payload(body.to_string().as_bytes()).unwrap();
+    privacy.mirror().put_customer(&shop, &customer, now, now).await.unwrap();
+    let order = |n: u64| {
+        let body = json!({ "id": 7_000_000_000_000 + n, "name": format!("#{n}"), "customer": { "id": id }, "email": email,
+            "phone": "+81 90 0000 0000", "total_price": "1234.50", "currency": "JPY", "created_at": now.to_rfc3339(),
+            "updated_at": now.to_rfc3339() });
+        Order::from_payload(body.to_string().as_bytes()).unwrap()
+    };
+    let orders: Vec<_> = (0..orders).map(order).collect();
+    privacy.mirror().fill_orders(&shop, &orders, now, now).await.unwrap();
+}
+
+/// Asks for all that is held on the customer, and waits for the file; gives its size in bytes.
+pub(crate) async fn asked_and_collected(house: &Harness, shop: &str, id: u64) -> u64 {
+    let body = json!({ "shop_domain": shop, "customer": { "id": id }, "orders_requested": [], "data_request": { "id": 4711 } });
+    let asked = act(house, "webhook", json!({ "shop": shop, "topic": "customers/data_request", "body": body })).await;
+    assert_eq!(statuses(&asked), [200]);
+    // Longer than others wait: thousands of rows, each opened.
+    let began = Instant::now();
+    loop {
+        let entries = ledger(house, shop).await;
+        if let Some(entry) = entries.iter().find(|entry| entry["state"]["S"] == "done") {
+            return entry["export_bytes"]["N"].as_str().unwrap().parse().unwrap();
+        }
+        assert!(began.elapsed() < Duration::from_secs(180), "{entries:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// The most memory that a worker of this house has ever held, in KiB: `VmHWM`. Linux alone tells.
+pub(crate) fn peak_of_workers(house: &Harness) -> u64 {
+    let endpoint = format!("AWS_ENDPOINT_URL={}", house.setting("AWS_ENDPOINT_URL"));
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let peak = |pid: String| {
+        let program = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+        let environment = String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/environ")).ok()?).into_owned();
+        let ours = program.file_name()? == "worker" && environment.split('\0').any(|line| line == endpoint);
+        let status = ours.then(|| std::fs::read_to_string(format!("/proc/{pid}/status")).ok())??;
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.split_whitespace().next()?.parse().ok()
+    };
+    processes
+        .filter(|name| name.bytes().all(|b| b.is_ascii_digit()))
+        .filter_map(peak)
+        .max()
+        .expect("a worker is running")
+}
+
+/// Ten times the orders are ten times the file; what the worker holds is a part of the upload and a page.
+#[tokio::test]
+#[expect(clippy::print_stderr, reason = "a figure that a reader of the test wants to see")]
+async fn the_export_of_ten_times_the_orders_takes_no_more_memory_than_a_part() {
+    let mut seen = Vec::new();
+    for orders in [1_000, 10_000] {
+        let house = house(&[]).await;
+        let shop = shop(&house);
+        customer_of_many_orders(&house, &shop, 4_242, orders).await;
+        let bytes = asked_and_collected(&house, &shop, 4_242).await;
+        seen.push((bytes, peak_of_workers(&house)));
+    }
+    let [(small, low), (large, high)] = seen[..] else { unreachable!("two houses") };
+    eprintln!("{small} bytes: peak {low} KiB; {large} bytes: peak {high} KiB");
+    assert!(large > 9 * small, "{small} {large}");
+    // 5 MiB of buffer, which grows by doubling. All orders in memory would be several times that.
+    assert!(high < low + 10 * 1024, "{low} KiB for a thousand, {high} KiB for ten thousand");
 }

@@ -20,10 +20,10 @@ use super::{Budget, DataError, Retention, export, sections};
 use crate::audit::{self, Actor};
 use crate::aws;
 use crate::config::{AppSettings, QueueSettings, TableSettings};
-use crate::mirror::{Mirror, WRITTEN_AT};
+use crate::mirror::{Mirror, ShopKey, WRITTEN_AT};
 use crate::queue::{Body, Envelope, QueueError, Source, Version};
 use crate::seal::{Bounds, Sealer};
-use crate::store::{Cond, Cursor, Item, Key, StoreError, Table, Write};
+use crate::store::{Cond, Cursor, Fence, Item, Key, StoreError, Table, Write};
 
 /// How far a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,8 +141,12 @@ impl Privacy {
         let kind = Kind::of_topic(&envelope.topic).ok_or(DataError::Payload("not_a_privacy_topic"))?;
         let id = self.take_in(envelope, kind, body, now).await?;
         let entry = ledger::get(&self.table, &envelope.shop, &id).await?.ok_or(DataError::NotFound)?;
-        if entry.state.is_closed() || !ledger::working(&self.table, &envelope.shop, &id, now).await? {
+        if entry.state.is_closed() {
+            self.clear_up(&envelope.shop, &id).await?;
             return Ok(Outcome::Closed(entry.state));
+        }
+        if !ledger::working(&self.table, &envelope.shop, &id, now).await? {
+            return Err(DataError::Busy);
         }
         let worked = match kind {
             Kind::ShopRedact => self.erase_shop(envelope, &id, budget, now).await,
@@ -187,14 +191,19 @@ impl Privacy {
         reader: &Actor,
         now: Timestamp,
     ) -> Result<ExportFile, DataError> {
-        let name = id.to_string();
-        let item = self.table.get(&Key::export(shop, &name)).await?.ok_or(DataError::NotFound)?;
-        let ready = item.get_number("bytes").and_then(|bytes| u64::try_from(bytes).ok());
-        let (Some(bytes), false) = (ready, item.is_expired(now)) else { return Err(DataError::NotFound) };
-        let expires_at = item.get_time("ends_at").ok_or(StoreError::Malformed("ends_at"))?;
-        let marks: Vec<String> = item.get_text("subjects").unwrap_or_default().split(' ').map(str::to_owned).collect();
-        audit::record(&self.table, shop, reader, "export.open", 1, &marks, now, &self.keep).await?;
-        let content = self.objects.stream(&Objects::export_key(shop, &name), range).await?;
+        let name = &id.to_string();
+        let (bytes, expires_at) = Fence::hold(&self.table, shop, move |fence| async move {
+            let item = self.table.get(&Key::export(shop, name)).await?.ok_or(DataError::NotFound)?;
+            let ready = item.get_number("bytes").and_then(|bytes| u64::try_from(bytes).ok());
+            let (Some(bytes), false) = (ready, item.is_expired(now)) else { return Err(DataError::NotFound) };
+            let expires_at = item.get_time("ends_at").ok_or(StoreError::Malformed("ends_at"))?;
+            let marks = item.get_text("subjects").unwrap_or_default().split(' ').map(str::to_owned);
+            let marks: Vec<String> = marks.collect();
+            audit::record(&self.table, &fence, reader, "export.open", 1, &marks, now, &self.keep).await?;
+            Ok((bytes, expires_at))
+        })
+        .await?;
+        let content = self.objects.stream(&Objects::export_key(shop, name), range).await?;
         Ok(ExportFile { bytes, expires_at, content: content.ok_or(DataError::NotFound)? })
     }
 
@@ -204,6 +213,25 @@ impl Privacy {
     /// [`DataError`].
     pub async fn erased_at(&self, shop: &ShopDomain) -> Result<Option<Timestamp>, DataError> {
         self.mirror.shop_erased_at(shop).await
+    }
+
+    /// What a worker left that was killed after another had closed the request, or while an erasure closed it: S3 knows no
+    /// transaction with the table, so the message is acknowledged only when nothing is there any more.
+    async fn clear_up(&self, shop: &ShopDomain, id: &RequestId) -> Result<(), DataError> {
+        match id.kind() {
+            Kind::DataRequest => {
+                let name = id.to_string();
+                if self.table.get(&Key::export(shop, &name)).await?.is_none() {
+                    export::erase(&self.objects, &Objects::export_key(shop, &name)).await?;
+                }
+                self.table.delete(&job_key(shop, id), None).await?;
+            }
+            Kind::CustomerRedact => {
+                self.table.delete(&job_key(shop, id), None).await?;
+            }
+            Kind::ShopRedact => self.forget_erasure(shop, id).await?,
+        }
+        Ok(())
     }
 
     async fn take_in(
@@ -230,18 +258,6 @@ impl Privacy {
         let key = asked.data_request.map_or_else(|| envelope.webhook_id.clone(), |id| id.to_string());
         let id = RequestId::new(envelope.received_at, kind, &key);
         let triggered_at = envelope.triggered_at.unwrap_or(envelope.received_at);
-        let erased = self.erased_at(shop).await?.is_some_and(|at| triggered_at <= at);
-        // Nothing may be written into the partition of a shop that is erased.
-        let job = match kind {
-            Kind::DataRequest | Kind::CustomerRedact if !erased => {
-                let counts = BTreeMap::new();
-                let (subject, section, after, writing) = (None, None, None, None);
-                let job = Job { asked, triggered_at, subject, section, after, counts, writing };
-                let item = self.sealed(shop, &id, &job, now).await?;
-                Some(Write::Put { key: job_key(shop, &id), item, only_if: None })
-            }
-            _ => None,
-        };
         let new = NewEntry {
             id: &id,
             webhook_id: &envelope.webhook_id,
@@ -249,7 +265,22 @@ impl Privacy {
             names: &names,
             expires: self.keep.ledger(now),
         };
-        if ledger::open(&self.table, shop, &new, job, now).await? {
+        let (asked, id_of, new) = (&asked, &id, &new);
+        let opened = Fence::hold(&self.table, shop, move |fence| async move {
+            // Nothing may be written into the partition of a shop that is erased.
+            let job = match kind {
+                Kind::DataRequest | Kind::CustomerRedact if !fence.is_erased(triggered_at) => {
+                    let (asked, counts) = (asked.clone(), BTreeMap::new());
+                    let (subject, section, after, writing) = (None, None, None, None);
+                    let job = Job { asked, triggered_at, subject, section, after, counts, writing };
+                    let item = seal(&self.mirror.key(&fence, now).await?, shop, id_of, &job, now)?;
+                    Some(Write::Put { key: job_key(shop, id_of), item, only_if: None })
+                }
+                _ => None,
+            };
+            Ok::<_, DataError>(ledger::open(&self.table, new, &fence, job, now).await?)
+        });
+        if opened.await? {
             return Ok(id);
         }
         // Another worker took the same request in: theirs counts.
@@ -268,31 +299,30 @@ impl Privacy {
         budget: &mut Budget,
         now: Timestamp,
     ) -> Result<Outcome, DataError> {
-        let Some(item) = self.table.get(&job_key(shop, id)).await? else {
-            // Only an erasure takes a job away before it is closed: there is nothing left to do it on.
-            return self
-                .close(
-                    shop,
-                    id,
-                    State::NothingHeld,
-                    &Closing { decision: Some("shop_erased"), ..Closing::default() },
-                    now,
-                )
-                .await;
+        let job = self.table.get(&job_key(shop, id)).await?;
+        let (Some(item), Some(key)) = (job, self.mirror.existing_key(shop, now).await?) else {
+            // Only an erasure takes a job, or the key, away before it is closed: there is nothing left to do it on.
+            return self.close(shop, id, State::NothingHeld, &Closing::because("shop_erased"), now).await;
         };
-        let key = self.mirror.key(shop, now).await?;
         let plain = key.open(&job_key(shop, id), SEALED, item.need_bytes(SEALED)?)?;
         let mut job: Job = serde_json::from_slice(&plain).map_err(|_| StoreError::Malformed(SEALED))?;
         if job.subject.is_none() {
-            let subject = self.subject(shop, id, &job, now).await?;
+            if id.kind() == Kind::CustomerRedact {
+                // What is written from here on is newer: whom the request is about can be read in peace.
+                let asked = &job.asked;
+                let contacts = key.contacts(asked.email.as_deref(), asked.phone.as_deref());
+                let customers: Vec<u64> = asked.customer_id.into_iter().collect();
+                self.bury(shop, &customers, &asked.orders, &contacts, job.triggered_at, now).await?;
+            }
+            let subject = self.subject(shop, &key, id, &job, now).await?;
             ledger::concerns(&self.table, shop, id, &subject.marks).await?;
             job.subject = Some(subject);
-            self.save(shop, id, &job, now).await?;
+            self.save(shop, &key, id, &job, now).await?;
         }
         let subject = job.subject.clone().ok_or(StoreError::Malformed("subject"))?;
         match id.kind() {
-            Kind::DataRequest => self.collect(id, job, &subject, budget, now).await,
-            Kind::CustomerRedact | Kind::ShopRedact => self.redact(id, job, &subject, budget, now).await,
+            Kind::DataRequest => self.collect(id, &key, job, &subject, budget, now).await,
+            Kind::CustomerRedact | Kind::ShopRedact => self.redact(id, &key, job, &subject, budget, now).await,
         }
     }
 
@@ -300,6 +330,7 @@ impl Privacy {
     async fn subject(
         &self,
         shop: &ShopDomain,
+        key: &ShopKey,
         id: &RequestId,
         job: &Job,
         now: Timestamp,
@@ -312,11 +343,10 @@ impl Privacy {
             (None, Some(email)) => self.mirror.customers_by_contact(shop, Some(email), None, now).await?,
             (None, None) => self.mirror.customers_by_contact(shop, None, asked.phone.as_deref(), now).await?,
         };
-        let key = self.mirror.key(shop, now).await?;
         let mut emails: Vec<String> = asked.email.iter().cloned().collect();
         let mut phones: Vec<String> = asked.phone.iter().cloned().collect();
         for id in &customer_ids {
-            if let Some(customer) = self.mirror.read_customer(shop, &key, *id).await? {
+            if let Some(customer) = self.mirror.read_customer(shop, key, *id).await? {
                 emails.extend(customer.email);
                 phones.extend(customer.phone);
             }
@@ -345,31 +375,56 @@ impl Privacy {
     async fn redact(
         &self,
         id: &RequestId,
+        key: &ShopKey,
         mut job: Job,
         subject: &Subject,
         budget: &mut Budget,
         now: Timestamp,
     ) -> Result<Outcome, DataError> {
         let shop = &subject.shop;
-        let Subject { customer_ids, order_ids, contacts, as_of, .. } = subject;
-        // Tombstones first: from here on nothing as old as the request is stored, so the pages below see all there is.
-        self.mirror.bury_redacted(shop, customer_ids, order_ids, contacts, *as_of, now).await?;
+        if job.section.is_none() {
+            // Tombstones first: from here on nothing as old as the request is stored, so the pages below see all there is.
+            let Subject { customer_ids, order_ids, contacts, as_of, .. } = subject;
+            self.bury(shop, customer_ids, order_ids, contacts, *as_of, now).await?;
+        }
         let mut at = self.registry.position(job.section.as_deref()).unwrap_or(0);
         while let Some(section) = self.registry.sections().get(at) {
             if !budget.spend() {
-                return self.pause(shop, id, &job, now).await;
+                return self.pause(shop, key, id, &job, now).await;
+            }
+            if section.name() == sections::EXPORTS && job.after.is_none() {
+                // The customer's data is gone. What others have read of it until now they may not write any more, neither
+                // as an export nor as the record of having read it: the sections from here on see all of that.
+                self.close_covered(shop, id, &subject.marks, now).await?;
+                Fence::raise(&self.table, shop, None, self.keep.tombstones(now)).await?;
             }
             let page = section.erase(subject, job.after.as_deref()).await?;
             *job.counts.entry(section.name().to_owned()).or_default() += page.erased;
             at += usize::from(page.next.is_none());
             job.after = page.next;
             job.section = self.registry.sections().get(at).map(|section| section.name().to_owned());
-            self.save(shop, id, &job, now).await?;
+            self.save(shop, key, id, &job, now).await?;
         }
-        self.close_covered(shop, id, &subject.marks, now).await?;
         job.counts.retain(|_, count| *count > 0);
         let state = if job.counts.is_empty() { State::NothingHeld } else { State::Done };
         self.close(shop, id, state, &Closing { counts: Some(&job.counts), ..Closing::default() }, now).await
+    }
+
+    /// Tombstones, and the fence behind them.
+    async fn bury(
+        &self,
+        shop: &ShopDomain,
+        customers: &[u64],
+        orders: &[u64],
+        contacts: &[String],
+        at: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), DataError> {
+        let bury = move |fence: Fence| async move {
+            self.mirror.bury_redacted(&fence, customers, orders, contacts, at, now).await
+        };
+        Fence::hold(&self.table, shop, bury).await?;
+        Ok(Fence::raise(&self.table, shop, None, self.keep.tombstones(now)).await?)
     }
 
     /// Earlier requests about the same customer that are still open have nothing left to work on.
@@ -390,8 +445,7 @@ impl Privacy {
                     && !entry.state.is_closed()
                     && entry.marks.iter().any(|mark| marks.contains(mark));
                 if theirs {
-                    let closing = Closing { decision: Some("customer_erased"), ..Closing::default() };
-                    self.close(shop, &entry.id, State::NothingHeld, &closing, now).await?;
+                    self.close(shop, &entry.id, State::NothingHeld, &Closing::because("customer_erased"), now).await?;
                 }
             }
             match next {
@@ -404,6 +458,7 @@ impl Privacy {
     async fn collect(
         &self,
         id: &RequestId,
+        key: &ShopKey,
         mut job: Job,
         subject: &Subject,
         budget: &mut Budget,
@@ -413,6 +468,25 @@ impl Privacy {
         let name = id.to_string();
         let expires = self.keep.exports(now);
         let object = Objects::export_key(shop, &name);
+        let row = Item::new()
+            .text("request", &name)
+            .text("subjects", subject.marks.join(" "))
+            .time(WRITTEN_AT, now)
+            .time("ends_at", expires)
+            .expires(expires);
+        // From here on an erasure of this customer finds the export, finished or not. One that is over took the job.
+        let (name, row) = (&name, &row);
+        let announce = move |fence: Fence| async move {
+            if self.table.get(&job_key(shop, id)).await?.is_none() {
+                return Ok(false);
+            }
+            let put = Write::Put { key: Key::export(shop, name), item: row.clone(), only_if: None };
+            self.table.transact(vec![put, fence.check()]).await?;
+            Ok::<_, DataError>(true)
+        };
+        if !Fence::hold(&self.table, shop, announce).await? {
+            return self.give_up(shop, id, &object, now).await;
+        }
         let mut writer = match job.writing.take() {
             Some(writing) => Writer::wake(&self.objects, object.clone(), writing).await?,
             None => {
@@ -422,19 +496,15 @@ impl Privacy {
                 Writer::begin(&self.objects, id, subject, now, expires).await?
             }
         };
-        // From here on an erasure of this customer finds the export, finished or not.
-        let item = Item::new()
-            .text("request", &name)
-            .text("subjects", subject.marks.join(" "))
-            .time(WRITTEN_AT, now)
-            .time("ends_at", expires)
-            .expires(expires);
-        self.table.put(&Key::export(shop, &name), item.clone(), None).await?;
         let mut at = self.registry.position(job.section.as_deref()).unwrap_or(0);
         while let Some(section) = self.registry.sections().get(at) {
             if !budget.spend() {
                 job.writing = Some(writer.sleep().await?);
-                return self.pause(shop, id, &job, now).await;
+                self.save(shop, key, id, &job, now).await?;
+                if self.table.get(&Key::export(shop, name)).await?.is_none() {
+                    return self.give_up(shop, id, &object, now).await;
+                }
+                return self.pause(shop, key, id, &job, now).await;
             }
             let page = section.export(subject, job.after.as_deref()).await?;
             writer.page(section.name(), &page.records).await?;
@@ -450,28 +520,43 @@ impl Privacy {
         // Records of what was done about the customer are no data held on them when nothing else is.
         if job.counts.keys().all(|section| section == "requests") {
             writer.drop_all().await?;
-            self.table.delete(&Key::export(shop, &name), None).await?;
+            self.table.delete(&Key::export(shop, name), None).await?;
             return self.close(shop, id, State::NothingHeld, &Closing::default(), now).await;
         }
         let bytes = writer.finish(&job.counts).await?;
         let size = i64::try_from(bytes).unwrap_or(i64::MAX);
         // An erasure that came meanwhile took the row: then the file goes too.
-        match self.table.put(&Key::export(shop, &name), item.number("bytes", size), Some(Cond::exists())).await {
+        match self.table.put(&Key::export(shop, name), row.clone().number("bytes", size), Some(Cond::exists())).await {
             Ok(()) => {}
-            Err(StoreError::ConditionFailed { .. }) => {
-                self.objects.delete(&object).await?;
-                let closing = Closing { decision: Some("customer_erased"), ..Closing::default() };
-                return self.close(shop, id, State::NothingHeld, &closing, now).await;
-            }
+            Err(StoreError::ConditionFailed { .. }) => return self.give_up(shop, id, &object, now).await,
             Err(error) => return Err(error.into()),
         }
-        let marks = &subject.marks;
-        let reader = Actor::System("data_request");
-        let count = job.counts.values().sum::<u64>();
-        let count = usize::try_from(count).unwrap_or(usize::MAX);
-        audit::record(&self.table, shop, &reader, "export.make", count, marks, now, &self.keep).await?;
+        let (marks, reader) = (&subject.marks, &Actor::System("data_request"));
+        let count = usize::try_from(job.counts.values().sum::<u64>()).unwrap_or(usize::MAX);
+        let recorded = Fence::hold(&self.table, shop, move |fence| async move {
+            if self.table.get(&Key::export(shop, name)).await?.is_none() {
+                return Ok(false);
+            }
+            audit::record(&self.table, &fence, reader, "export.make", count, marks, now, &self.keep).await?;
+            Ok::<_, DataError>(true)
+        });
+        if !recorded.await? {
+            return self.give_up(shop, id, &object, now).await;
+        }
         let closing = Closing { counts: Some(&job.counts), export: Some((bytes, expires)), decision: None };
         self.close(shop, id, State::Done, &closing, now).await
+    }
+
+    /// An erasure came in between: whatever was written of the export goes.
+    async fn give_up(
+        &self,
+        shop: &ShopDomain,
+        id: &RequestId,
+        object: &str,
+        now: Timestamp,
+    ) -> Result<Outcome, DataError> {
+        export::erase(&self.objects, object).await?;
+        self.close(shop, id, State::NothingHeld, &Closing::because("customer_erased"), now).await
     }
 
     /// Closes a request and forgets its job, in this order: a kill between the two leaves a job that the next worker, or
@@ -490,8 +575,15 @@ impl Privacy {
         Ok(Outcome::Closed(state))
     }
 
-    async fn pause(&self, shop: &ShopDomain, id: &RequestId, job: &Job, now: Timestamp) -> Result<Outcome, DataError> {
-        self.save(shop, id, job, now).await?;
+    async fn pause(
+        &self,
+        shop: &ShopDomain,
+        key: &ShopKey,
+        id: &RequestId,
+        job: &Job,
+        now: Timestamp,
+    ) -> Result<Outcome, DataError> {
+        self.save(shop, key, id, job, now).await?;
         let entry = ledger::get(&self.table, shop, id).await?.ok_or(DataError::NotFound)?;
         self.send_again(shop, &entry).await?;
         Ok(Outcome::Paused)
@@ -516,20 +608,25 @@ impl Privacy {
         self.queues.send_privacy(&envelope.to_json()).await
     }
 
-    async fn save(&self, shop: &ShopDomain, id: &RequestId, job: &Job, now: Timestamp) -> Result<(), DataError> {
-        let item = self.sealed(shop, id, job, now).await?;
-        // An erasure of the shop may have taken the job: it must not come back.
-        match self.table.put(&job_key(shop, id), item, Some(Cond::exists())).await {
+    async fn save(
+        &self,
+        shop: &ShopDomain,
+        key: &ShopKey,
+        id: &RequestId,
+        job: &Job,
+        now: Timestamp,
+    ) -> Result<(), DataError> {
+        // An erasure of the shop, or of the customer, may have taken the job: it must not come back.
+        match self.table.put(&job_key(shop, id), seal(key, shop, id, job, now)?, Some(Cond::exists())).await {
             Ok(()) | Err(StoreError::ConditionFailed { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
+}
 
-    async fn sealed(&self, shop: &ShopDomain, id: &RequestId, job: &Job, now: Timestamp) -> Result<Item, DataError> {
-        let plain = serde_json::to_vec(job).map_err(|_| StoreError::Malformed(SEALED))?;
-        let sealed = self.mirror.key(shop, now).await?.seal(&job_key(shop, id), SEALED, &plain)?;
-        Ok(Item::new().bytes(SEALED, sealed).time(WRITTEN_AT, now))
-    }
+fn seal(key: &ShopKey, shop: &ShopDomain, id: &RequestId, job: &Job, now: Timestamp) -> Result<Item, DataError> {
+    let plain = serde_json::to_vec(job).map_err(|_| StoreError::Malformed(SEALED))?;
+    Ok(Item::new().bytes(SEALED, key.seal(&job_key(shop, id), SEALED, &plain)?).time(WRITTEN_AT, now))
 }
 
 pub(crate) fn job_key(shop: &ShopDomain, id: &RequestId) -> Key {

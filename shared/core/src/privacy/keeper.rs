@@ -153,8 +153,7 @@ impl Privacy {
         let jobless = entry.id.kind() != Kind::ShopRedact && self.table.get(&job_key(shop, &entry.id)).await?.is_none();
         if jobless {
             // Its job went with the shop.
-            let closing = Closing { decision: Some("shop_erased"), ..Closing::default() };
-            self.close(shop, &entry.id, State::NothingHeld, &closing, now).await?;
+            self.close(shop, &entry.id, State::NothingHeld, &Closing::because("shop_erased"), now).await?;
             return Ok(false);
         }
         self.send_again(shop, entry).await?;

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::DataError;
 use super::request::{Kind, RequestId};
-use crate::store::{Changes, Cond, Cursor, Due, Item, Key, Range, SCHEMA, StoreError, Table, Write};
+use crate::store::{Changes, Cond, Cursor, Due, Fence, Item, Key, Range, SCHEMA, StoreError, Table, Write};
 
 /// Where a request stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -154,6 +154,13 @@ pub(crate) struct Closing<'a> {
     pub(crate) export: Option<(u64, Timestamp)>,
 }
 
+impl Closing<'_> {
+    /// Nothing to be done, by this decision.
+    pub(crate) fn because(decision: &'static str) -> Self {
+        Self { decision: Some(decision), ..Self::default() }
+    }
+}
+
 fn key(shop: &ShopDomain, id: &RequestId) -> Key {
     Key::ledger(shop, id.received(), id.kind().topic(), id.key())
 }
@@ -169,15 +176,15 @@ pub(crate) async fn find(
     row.map(|row| RequestId::parse(row.need_text("id")?).ok_or(StoreError::Malformed("id"))).transpose()
 }
 
-/// Enters a request, together with `also`, unless one of its names is there already: then false.
+/// Enters a request, behind the fence and together with `also`, unless one of its names is there already: then false.
 pub(crate) async fn open(
     table: &Table,
-    shop: &ShopDomain,
     new: &NewEntry<'_>,
+    fence: &Fence,
     also: Option<Write>,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
-    let received = new.id.received();
+    let (shop, received) = (fence.shop(), new.id.received());
     let due = received.plus_secs(DUE_DAYS * 86_400);
     let item = Item::new()
         .text("id", new.id.to_string())
@@ -198,10 +205,12 @@ pub(crate) async fn open(
         item: Item::new().text("id", new.id.to_string()).expires(new.expires),
         only_if: Some(Cond::new_item()),
     }));
+    let names = writes.len();
+    writes.push(fence.check());
     writes.extend(also);
     match table.transact(writes).await {
         Ok(()) => Ok(true),
-        Err(StoreError::ConditionFailed { .. }) => Ok(false),
+        Err(StoreError::ConditionFailed { at, .. }) if at < names => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -271,6 +280,21 @@ pub(crate) async fn close(
     closing: &Closing<'_>,
     now: Timestamp,
 ) -> Result<bool, DataError> {
+    Ok(changed(table.update(&key(shop, id), closed(state, closing, now)?, Some(while_open())).await)?)
+}
+
+/// The same as a write, to be part of a transaction.
+pub(crate) fn closing(
+    shop: &ShopDomain,
+    id: &RequestId,
+    state: State,
+    closing: &Closing<'_>,
+    now: Timestamp,
+) -> Result<Write, StoreError> {
+    Ok(Write::Update { key: key(shop, id), changes: closed(state, closing, now)?, only_if: Some(while_open()) })
+}
+
+fn closed(state: State, closing: &Closing<'_>, now: Timestamp) -> Result<Changes, StoreError> {
     let mut changes = Changes::new()
         .text("state", state.as_str())
         .time("updated_at", now)
@@ -289,7 +313,7 @@ pub(crate) async fn close(
         changes =
             changes.number("export_bytes", i64::try_from(bytes).unwrap_or(i64::MAX)).time("export_expires_at", expires);
     }
-    Ok(changed(table.update(&key(shop, id), changes, Some(while_open())).await)?)
+    Ok(changes)
 }
 
 /// The export of a closed request is gone, for this reason.
@@ -300,7 +324,7 @@ pub(crate) async fn export_gone(
     decision: &str,
 ) -> Result<(), StoreError> {
     let changes = Changes::new().text("decision", decision).remove("export_bytes").remove("export_expires_at");
-    changed(table.update(&key(shop, id), changes, Some(Cond::exists())).await).map(|_| ())
+    changed(table.update(&key(shop, id), changes, Some(Cond::Present("export_bytes"))).await).map(|_| ())
 }
 
 fn while_open() -> Cond {

@@ -20,12 +20,12 @@ use super::request::{Kind, RequestId};
 use super::{Budget, DataError};
 use crate::mirror::WRITTEN_AT;
 use crate::queue::Envelope;
-use crate::store::{Changes, Cond, Cursor, Item, Key, Range, StoreError, Write};
+use crate::store::{Changes, Cond, Cursor, Fence, Item, Key, Range, StoreError, Write};
 
 /// When Shopify sends `shop/redact` after a removal.
 const REDACT_DELAY_SECS: i64 = 48 * 60 * 60;
 /// Items on one page.
-const PAGE: u16 = 100;
+const PAGE: u16 = 250;
 /// The name of the partition among the sections.
 const PARTITION: &str = "partition";
 
@@ -115,19 +115,22 @@ impl Privacy {
                 Reach::UpTo { cutoff, .. } => (cutoff, cutoff),
             };
             self.bury_shop(shop, buried, now).await?;
-            let Some(name) = progress.section.clone() else {
-                match self.finish_shop(shop, id, reach, &mut progress, now).await? {
-                    Some(outcome) => return Ok(outcome),
-                    None => continue,
-                }
-            };
             if !budget.spend() {
                 self.queues.send_privacy(&envelope.to_json()).await?;
                 return Ok(Outcome::Paused);
             }
+            let Some(name) = progress.section.clone() else {
+                match self.finish_shop(shop, id, reach, &progress, now).await? {
+                    Some(outcome) => return Ok(outcome),
+                    None if self.table.get(&Key::erase(shop)).await?.is_none() => {
+                        return self.overtaken(shop, id).await;
+                    }
+                    None => continue,
+                }
+            };
             if name == PARTITION {
                 if !self.erase_page(shop, reach, cutoff, &mut progress, now).await? {
-                    return Ok(Outcome::Closed(State::Done));
+                    return self.overtaken(shop, id).await;
                 }
                 continue;
             }
@@ -143,8 +146,16 @@ impl Privacy {
             }
             progress.section = Some(sections.get(next).map_or(PARTITION, |section| section.name()).to_owned());
             if !self.save_erasure(shop, &progress, Cond::exists(), now).await? {
-                return Ok(Outcome::Closed(State::Done));
+                return self.overtaken(shop, id).await;
             }
+        }
+    }
+
+    /// Another worker has finished: what it closed, or, if it was about another request, this one once more.
+    async fn overtaken(&self, shop: &ShopDomain, id: &RequestId) -> Result<Outcome, DataError> {
+        match ledger::get(&self.table, shop, id).await? {
+            Some(entry) if entry.state.is_closed() => Ok(Outcome::Closed(entry.state)),
+            _ => Err(DataError::Busy),
         }
     }
 
@@ -213,18 +224,20 @@ impl Privacy {
         Ok(())
     }
 
-    /// Takes the installation and the data key, if all goes, and closes what is open. `None` when the installation changed
-    /// meanwhile and has to be decided on again.
+    /// Takes the installation and the data key, if all goes, and closes the request with its evidence, all in one
+    /// transaction. `None` when something changed meanwhile and has to be decided on again.
     async fn finish_shop(
         &self,
         shop: &ShopDomain,
         id: &RequestId,
         reach: Reach,
-        progress: &mut Progress,
+        progress: &Progress,
         now: Timestamp,
     ) -> Result<Option<Outcome>, DataError> {
-        let mut decision = None;
-        match reach {
+        self.close_jobless(shop, id, now).await?;
+        let mut counts = progress.counts.clone();
+        let mut writes = vec![Write::Delete { key: Key::erase(shop), only_if: Some(Cond::exists()) }];
+        let decision = match reach {
             Reach::All => {
                 let install = self.table.get(&Key::install(shop)).await?;
                 let has_key = self.table.get(&Key::personal_data_key(shop)).await?.is_some();
@@ -238,36 +251,35 @@ impl Privacy {
                         status.and(version)
                     }
                 };
-                let before = *progress.counts.get(PARTITION).unwrap_or(&0);
-                progress
-                    .counts
-                    .insert(PARTITION.to_owned(), before + u64::from(install.is_some()) + u64::from(has_key));
-                let writes = vec![
-                    Write::Delete { key: Key::install(shop), only_if: Some(unchanged) },
-                    Write::Delete { key: Key::personal_data_key(shop), only_if: None },
-                    Write::Delete { key: Key::erase(shop), only_if: None },
-                ];
-                match self.table.transact(writes).await {
-                    Ok(()) => {}
-                    Err(StoreError::ConditionFailed { .. } | StoreError::Conflict) => {
-                        progress.counts.insert(PARTITION.to_owned(), before);
-                        return Ok(None);
-                    }
-                    Err(error) => return Err(error.into()),
-                }
+                *counts.entry(PARTITION.to_owned()).or_default() += u64::from(install.is_some()) + u64::from(has_key);
+                writes.push(Write::Delete { key: Key::install(shop), only_if: Some(unchanged) });
+                writes.push(Write::Delete { key: Key::personal_data_key(shop), only_if: None });
+                // Whoever has read the key may seal with it, but not store it any more.
+                writes.extend(Fence::raising(shop, None, self.keep.tombstones(now)));
+                None
             }
-            Reach::UpTo { decision: why, .. } => {
-                decision = Some(why);
-                self.table.delete(&Key::erase(shop), None).await?;
-            }
+            Reach::UpTo { decision, .. } => Some(decision),
+        };
+        counts.retain(|_, count| *count > 0);
+        let state = if counts.is_empty() { State::NothingHeld } else { State::Done };
+        let closing = Closing { counts: Some(&counts), decision, export: None };
+        writes.push(ledger::closing(shop, id, state, &closing, now)?);
+        match self.table.transact(writes).await {
+            Ok(()) => {}
+            Err(StoreError::ConditionFailed { .. } | StoreError::Conflict) => return Ok(None),
+            Err(error) => return Err(error.into()),
         }
-        self.close_jobless(shop, id, now).await?;
-        progress.counts.retain(|_, count| *count > 0);
-        let state = if progress.counts.is_empty() { State::NothingHeld } else { State::Done };
-        let closing = Closing { counts: Some(&progress.counts), decision, export: None };
-        ledger::close(&self.table, shop, id, state, &closing, now).await?;
         tracing::info!(%shop, request = %id, state = state.as_str(), decision, "privacy request closed");
         Ok(Some(Outcome::Closed(state)))
+    }
+
+    /// A worker that was late may have begun a finished erasure anew.
+    pub(super) async fn forget_erasure(&self, shop: &ShopDomain, id: &RequestId) -> Result<(), DataError> {
+        let Some(item) = self.table.get(&Key::erase(shop)).await? else { return Ok(()) };
+        if read(&item)?.request == id.to_string() {
+            self.table.delete(&Key::erase(shop), None).await?;
+        }
+        Ok(())
     }
 
     /// Customers' requests whose job went with the shop have nothing left to work on.
@@ -278,7 +290,7 @@ impl Privacy {
             for entry in entries {
                 let open = entry.id != *by && entry.id.kind() != Kind::ShopRedact && !entry.state.is_closed();
                 if open && self.table.get(&job_key(shop, &entry.id)).await?.is_none() {
-                    let closing = Closing { decision: Some("shop_erased"), ..Closing::default() };
+                    let closing = Closing::because("shop_erased");
                     ledger::close(&self.table, shop, &entry.id, State::NothingHeld, &closing, now).await?;
                 }
             }
@@ -301,9 +313,15 @@ impl Privacy {
         Ok(reach(installed, triggered_at))
     }
 
-    /// Outside the partition, since it must outlive it: nothing as old as this comes back.
+    /// Nothing as old as this comes back, and nothing that was begun before it lands. Outside the partition, since it must
+    /// outlive it; the marker stands behind the fence, so that whoever finds the marker need not raise the fence.
     async fn bury_shop(&self, shop: &ShopDomain, at: Timestamp, now: Timestamp) -> Result<(), DataError> {
-        let changes = Changes::new().time("erased_at", at).expires(self.keep.tombstones(now));
+        if self.erased_at(shop).await?.is_some_and(|known| at <= known) {
+            return Ok(());
+        }
+        let until = self.keep.tombstones(now);
+        Fence::raise(&self.table, shop, Some(at), until).await?;
+        let changes = Changes::new().time("erased_at", at).expires(until);
         let only_if = Cond::absent_or_below("erased_at", at.millis());
         match self.table.update(&Key::ledger_erased(shop), changes, Some(only_if)).await {
             Ok(_) | Err(StoreError::ConditionFailed { .. }) => Ok(()),

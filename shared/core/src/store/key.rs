@@ -108,6 +108,11 @@ impl Key {
         Self { pk: format!("LEDGER#{shop}"), sk: "ERASED".to_owned() }
     }
 
+    /// One shard of the shop's fence; beside the partition, since it outlives it.
+    pub(super) fn fence(shop: &ShopDomain, shard: u8) -> Self {
+        Self { pk: format!("LEDGER#{shop}"), sk: format!("FENCE#{shard:02}") }
+    }
+
     /// Another row of the shop's partition, for an app's own data: `kind` is a constant of the program, e.g. `WISHLIST`.
     pub fn custom(shop: &ShopDomain, kind: &'static str, id: &str) -> Self {
         Self::of_shop(shop, format!("{kind}#{}", bounded(id)))

@@ -16,6 +16,7 @@ use winterbaume_core::{MockRequest, MockService};
 use winterbaume_s3::S3Service;
 use winterbaume_sqs::SqsService;
 
+use crate::gate::Gate;
 use crate::support::{Aws, NOW};
 
 pub(crate) const BUCKET: &str = "gatehouse-test";
@@ -30,6 +31,7 @@ pub(crate) struct House {
     pub(crate) dead: String,
     pub(crate) privacy: Privacy,
     pub(crate) queues: Queues,
+    url: String,
 }
 
 struct Services {
@@ -46,21 +48,7 @@ impl House {
         let app = axum::Router::new().fallback(answer).with_state(services);
         tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
 
-        let credentials = || Credentials::new("test", "test", None, None, "test");
-        let s3 = aws_sdk_s3::Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new(REGION))
-            .credentials_provider(credentials())
-            .endpoint_url(&url)
-            .force_path_style(true)
-            .build();
-        let sqs = aws_sdk_sqs::Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new(REGION))
-            .credentials_provider(credentials())
-            .endpoint_url(&url)
-            .build();
-        let (s3, sqs) = (aws_sdk_s3::Client::from_conf(s3), aws_sdk_sqs::Client::from_conf(sqs));
+        let (s3, sqs) = clients(&url);
         s3.create_bucket().bucket(BUCKET).send().await.unwrap();
         let dead = sqs.create_queue().queue_name("dead").send().await.unwrap().queue_url.unwrap();
         let mut urls = Vec::new();
@@ -71,11 +59,19 @@ impl House {
             urls.push(queue.send().await.unwrap().queue_url.unwrap());
         }
         let settings = QueueSettings { privacy: urls[0].clone(), events: urls[1].clone(), bucket: BUCKET.to_owned() };
-        let objects = Objects::new(s3.clone(), BUCKET, &aws.kms_key);
-        let letters = privacy::Queues::new(sqs.clone(), &settings.privacy, &settings.events);
-        let privacy = Privacy::new(aws.table(), aws.sealer(), objects, letters, Retention::default());
-        let queues = Queues::new(sqs.clone(), s3.clone(), settings.clone());
-        Self { aws, s3, sqs, settings, dead, privacy, queues }
+        let (privacy, queues) = engine(&aws, &s3, &sqs, &settings);
+        Self { aws, s3, sqs, settings, dead, privacy, queues, url }
+    }
+
+    /// Another process, with its own clients and caches, whose every request to DynamoDB, S3 and SQS goes through a gate.
+    pub(crate) async fn gated(&self) -> (Self, Gate) {
+        let gate = Gate::default();
+        let aws = self.aws.another_process_by(&gate.before(self.aws.dynamo_url()).await);
+        let url = gate.before(&self.url).await;
+        let (s3, sqs) = clients(&url);
+        let (privacy, queues) = engine(&aws, &s3, &sqs, &self.settings);
+        let (settings, dead) = (self.settings.clone(), self.dead.clone());
+        (Self { aws, s3, sqs, settings, dead, privacy, queues, url }, gate)
     }
 
     /// Hands a delivery to the engine with room for `pages` pages.
@@ -128,6 +124,31 @@ impl House {
         found
     }
 
+    /// What lies in the partition and the ledger of one shop, as stored and opened, by key; what else of it is in the bucket,
+    /// unfinished uploads included.
+    pub(crate) async fn all_of(&self, shop: &ShopDomain) -> BTreeMap<String, String> {
+        let mut found = BTreeMap::new();
+        for partition in ["SHOP", "LEDGER"] {
+            let pk = aws_sdk_dynamodb::types::AttributeValue::S(format!("{partition}#{shop}"));
+            let query = self.aws.dynamo.query().table_name("gatehouse").key_condition_expression("pk = :pk");
+            let mut pages = query.expression_attribute_values(":pk", pk).into_paginator().items().send();
+            while let Some(item) = pages.next().await {
+                let item = item.unwrap();
+                let sorted: BTreeMap<_, _> = item.iter().collect();
+                found.insert(format!("{partition}#{shop} {}", item["sk"].as_s().unwrap()), format!("{sorted:?}"));
+            }
+        }
+        for (key, text) in self.opened(shop).await {
+            found.entry(key).or_default().push_str(&text);
+        }
+        let own = format!("/{shop}/");
+        found.extend(self.objects().await.into_iter().filter(|(key, _)| key.contains(&own)));
+        let uploads = self.s3.list_multipart_uploads().bucket(BUCKET).send().await.unwrap().uploads.unwrap_or_default();
+        let keys = uploads.into_iter().filter_map(|upload| upload.key).filter(|key| key.contains(&own));
+        found.extend(keys.map(|key| (format!("unfinished {key}"), String::new())));
+        found
+    }
+
     /// What is sealed in a shop's partition, in the clear.
     async fn opened(&self, shop: &ShopDomain) -> Vec<(String, String)> {
         let table = self.aws.table();
@@ -173,6 +194,36 @@ impl House {
         let messages = answer.send().await.unwrap().messages.unwrap_or_default();
         messages.into_iter().map(|message| message.body.unwrap()).collect()
     }
+}
+
+fn clients(url: &str) -> (aws_sdk_s3::Client, aws_sdk_sqs::Client) {
+    let credentials = || Credentials::new("test", "test", None, None, "test");
+    let s3 = aws_sdk_s3::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new(REGION))
+        .credentials_provider(credentials())
+        .endpoint_url(url)
+        .force_path_style(true)
+        .build();
+    let sqs = aws_sdk_sqs::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new(REGION))
+        .credentials_provider(credentials())
+        .endpoint_url(url)
+        .build();
+    (aws_sdk_s3::Client::from_conf(s3), aws_sdk_sqs::Client::from_conf(sqs))
+}
+
+fn engine(
+    aws: &Aws,
+    s3: &aws_sdk_s3::Client,
+    sqs: &aws_sdk_sqs::Client,
+    settings: &QueueSettings,
+) -> (Privacy, Queues) {
+    let objects = Objects::new(s3.clone(), BUCKET, &aws.kms_key);
+    let letters = privacy::Queues::new(sqs.clone(), &settings.privacy, &settings.events);
+    let privacy = Privacy::new(aws.table(), aws.sealer(), objects, letters, Retention::default());
+    (privacy, Queues::new(sqs.clone(), s3.clone(), settings.clone()))
 }
 
 pub(crate) fn envelope(shop: &ShopDomain, topic: &str, id: &str, at: Timestamp, body: &serde_json::Value) -> Envelope {

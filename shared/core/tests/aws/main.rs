@@ -5,6 +5,12 @@
 
 mod cases;
 #[cfg(feature = "queue")]
+mod erasure;
+#[cfg(feature = "queue")]
+mod extending;
+#[cfg(feature = "queue")]
+mod gate;
+#[cfg(feature = "queue")]
 mod house;
 #[cfg(feature = "queue")]
 mod mirror;
@@ -15,3 +21,5 @@ mod shopify;
 mod store;
 mod support;
 mod vault;
+#[cfg(feature = "queue")]
+mod wishes;

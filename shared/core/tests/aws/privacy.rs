@@ -1,8 +1,9 @@
 //! The three privacy topics through the real store, bucket and queues.
 
 use gatehouse_core::audit::Actor;
+use gatehouse_core::deliveries;
 use gatehouse_core::privacy::{Budget, DataError, Outcome, State};
-use gatehouse_core::store::{Item, Key};
+use gatehouse_core::store::{Fence, Item, Key};
 use gatehouse_shopify::{ShopDomain, Timestamp};
 use serde_json::{Value, json};
 
@@ -10,8 +11,8 @@ use crate::house::{House, envelope};
 use crate::mirror::{customer, order};
 use crate::support::{NOW, shop};
 
-const JOHN: u64 = 191_167;
-const MARY: u64 = 555_001;
+pub(crate) const JOHN: u64 = 191_167;
+pub(crate) const MARY: u64 = 555_001;
 
 fn at(secs: i64) -> Timestamp {
     NOW.plus_secs(secs)
@@ -44,7 +45,7 @@ fn asked(topic: &str) -> Value {
 }
 
 /// Works until it is closed, as worker after worker would; returns how often it paused.
-async fn finish(house: &House, first: &gatehouse_core::queue::Envelope, pages: u32) -> (State, usize) {
+pub(crate) async fn finish(house: &House, first: &gatehouse_core::queue::Envelope, pages: u32) -> (State, usize) {
     let mut envelope = first.clone();
     for pauses in 0..10_000 {
         match house.handle(&envelope, pages).await {
@@ -59,7 +60,7 @@ async fn finish(house: &House, first: &gatehouse_core::queue::Envelope, pages: u
     panic!("it never ends");
 }
 
-async fn export(house: &House, shop: &ShopDomain) -> Value {
+pub(crate) async fn export(house: &House, shop: &ShopDomain) -> Value {
     let (entries, _) = house.privacy.list(shop, None, 10).await.unwrap();
     let id = &entries.iter().find(|e| e.export_bytes.is_some()).expect("an export").id;
     let file = house.privacy.open_export(shop, id, None, &Actor::User(7), NOW).await.unwrap();
@@ -191,12 +192,30 @@ async fn after_a_redaction_nothing_of_the_customer_is_left_and_the_neighbour_is_
         house.put_object(&format!("deliveries/{one}/w-{id}"), &body.to_string()).await;
         house.put_dead_letter(&envelope(&one, "orders/create", &format!("d-{id}"), at(-5), &body)).await;
     }
+    // A request about him that failed too often; one of the same person in another shop, and one of nobody.
+    let odd = json!({"customer": {"id": JOHN, "phone": "+49 (1)"}, "data_request": {"id": "x"}});
+    house.put_dead_letter(&envelope(&one, "customers/data_request", "d-odd", at(-5), &odd)).await;
+    house.put_dead_letter(&envelope(&two, "customers/data_request", "d-two", at(-5), &odd)).await;
+    house.sqs.send_message().queue_url(&house.dead).message_body("no delivery at all").send().await.unwrap();
+    // What is known of deliveries: one of his, one of Mary's, one that is under way and turns out to be his.
+    let (table, keep) = (house.aws.table(), gatehouse_core::privacy::Retention::default());
+    let fence = Fence::read(&table, &one).await.unwrap();
+    let marked = async |id| house.privacy.mirror().customer_mark(&fence, id, NOW).await.unwrap();
+    let (his, hers) = (marked(JOHN).await, marked(MARY).await);
+    for id in ["r-his", "r-hers", "r-open"] {
+        deliveries::begin(&table, &one, id, "orders/create", 60, NOW, &keep).await.unwrap();
+    }
+    deliveries::finish(&table, &one, "r-his", "stored", Some(&his)).await.unwrap();
+    deliveries::finish(&table, &one, "r-hers", "stored", Some(&hers)).await.unwrap();
     let before = house.everything(&[&one, &two]).await;
+    assert!(before.iter().any(|(key, item)| key.contains("DELIVERY#") && item.contains(&his)));
+    assert!(before.iter().any(|(key, item)| key.contains("AUDIT#") && item.contains(&his)));
     assert!(before.values().any(|item| item.contains("john@example.com")), "the search finds what is there");
 
     let redact = envelope(&one, "customers/redact", "w-9", at(0), &asked("customers/redact"));
     let (state, _) = finish(&house, &redact, 1).await;
     assert_eq!(state, State::Done);
+    deliveries::finish(&table, &one, "r-open", "stored", Some(&his)).await.unwrap();
     // What comes late brings nothing back; what is newer is a customer anew.
     let mirror = house.privacy.mirror();
     mirror.put_customer(&one, &customer(JOHN, "john@example.com", at(-1)), at(-1), NOW).await.unwrap();
@@ -209,13 +228,19 @@ async fn after_a_redaction_nothing_of_the_customer_is_left_and_the_neighbour_is_
     for (key, item) in after.iter().filter(|(key, _)| key.contains("one.myshopify")) {
         assert!(!key.contains(&john) && !item.contains(&john), "{key}: {item}");
         assert!(!item.to_lowercase().contains("john@"), "{key}: {item}");
+        // The evidence and the tombstones alone know that there was somebody, by a keyed hash.
+        let evidence = key.starts_with("LEDGER#") || key.contains(" GONE#");
+        assert!(evidence || !(key.contains(&his) || item.contains(&his)), "{key}: {item}");
     }
+    assert!(house.all_of(&one).await.keys().all(|key| !key.starts_with("unfinished") && !key.starts_with("exports/")));
     for (key, body) in house.objects().await {
         assert!(!body.contains(&john) && !key.contains(&john) && !key.starts_with("exports/one"), "{key}");
     }
-    let letters = house.dead_letters().await;
-    assert_eq!(letters.len(), 1);
-    assert!(letters[0].contains(&MARY.to_string()));
+    let mut letters = house.dead_letters().await;
+    letters.sort();
+    assert_eq!(letters.len(), 3, "{letters:?}");
+    assert!(letters.iter().all(|letter| !letter.contains(&john) || letter.contains("two.myshopify")), "{letters:?}");
+    assert!(letters.iter().any(|letter| letter.contains(&MARY.to_string())));
     // The neighbour in the shop, and the same people in another one: byte for byte.
     let mary = MARY.to_string();
     let theirs = |key: &&String| {
@@ -234,7 +259,7 @@ async fn after_a_redaction_nothing_of_the_customer_is_left_and_the_neighbour_is_
     assert_eq!(redacted.counts["orders"], 4);
     assert_eq!(
         (redacted.counts["customers"], redacted.counts["dead_letters"], redacted.counts["waiting_bodies"]),
-        (1, 1, 1)
+        (1, 2, 1)
     );
     assert_eq!((of("w-1").decision.as_deref(), of("w-1").export_bytes), (Some("export_erased"), None));
     assert_eq!((of("w-5").state, of("w-5").decision.as_deref()), (State::NothingHeld, Some("customer_erased")));

@@ -1,14 +1,19 @@
 //! What fails closed, against a KMS that authenticates ciphertext and context, and a real table.
 
 use crate::support::{APP, Aws, NOW, shop};
-use gatehouse_core::seal::{Bounds, DataKey, Place, Purpose, SealError, Sealer, WrappedKey};
-use gatehouse_core::store::{Changes, Key};
+use gatehouse_core::seal::{Bounds, DataKey, KeyError, Place, Purpose, SealError, Sealer, WrappedKey};
+use gatehouse_core::store::{Changes, Fence, Key, Table};
+use gatehouse_shopify::ShopDomain;
 
 fn code(result: Result<DataKey, SealError>) -> &'static str {
     match result {
         Ok(_) => "opened",
         Err(error) => error.code(),
     }
+}
+
+async fn personal(sealer: &Sealer, table: &Table, shop: &ShopDomain) -> Result<DataKey, KeyError> {
+    Fence::hold(table, shop, move |fence| async move { sealer.personal_data_key(table, &fence, NOW).await }).await
 }
 
 #[tokio::test]
@@ -106,7 +111,7 @@ async fn rewrapping_changes_the_wrapping_and_nothing_that_it_sealed() {
     let (table, sealer, one) = (aws.table(), aws.sealer(), shop("one"));
     let at = Key::customer(&one, 1);
     let place = Place { table: table.name(), key: &at, attribute: "sealed", purpose: Purpose::PersonalData };
-    let key = sealer.personal_data_key(&table, &one, NOW).await.unwrap();
+    let key = personal(&sealer, &table, &one).await.unwrap();
     let sealed = key.seal(&place, b"Ada").unwrap();
     let hash = key.contact_hash("email", "ada@example.com");
 
@@ -115,7 +120,7 @@ async fn rewrapping_changes_the_wrapping_and_nothing_that_it_sealed() {
     assert!(!sealer.rewrap_personal_data_key(&table, &one, &new_kms_key).await.unwrap());
     // The old KMS key can go.
     aws.kms.disable_key().key_id(&aws.kms_key).send().await.unwrap();
-    let key = aws.sealer().personal_data_key(&table, &one, NOW).await.unwrap();
+    let key = personal(&aws.sealer(), &table, &one).await.unwrap();
     assert_eq!(key.open(&place, &sealed).unwrap().as_slice(), b"Ada");
     assert_eq!(key.contact_hash("email", "ada@example.com"), hash);
 }
@@ -126,10 +131,10 @@ async fn without_its_data_key_what_it_sealed_is_lost() {
     let (table, sealer, one) = (aws.table(), aws.sealer(), shop("one"));
     let at = Key::customer(&one, 1);
     let place = Place { table: table.name(), key: &at, attribute: "sealed", purpose: Purpose::PersonalData };
-    let sealed = sealer.personal_data_key(&table, &one, NOW).await.unwrap().seal(&place, b"Ada").unwrap();
+    let sealed = personal(&sealer, &table, &one).await.unwrap().seal(&place, b"Ada").unwrap();
     table.delete(&Key::personal_data_key(&one), None).await.unwrap();
     assert!(sealer.existing_personal_data_key(&table, &one, NOW).await.unwrap().is_none());
-    let new = sealer.personal_data_key(&table, &one, NOW).await.unwrap();
+    let new = personal(&sealer, &table, &one).await.unwrap();
     assert_eq!(new.open(&place, &sealed).unwrap_err(), SealError::WrongPlace);
 }
 
@@ -138,12 +143,12 @@ async fn a_row_copied_to_another_shop_does_not_open_there() {
     let aws = Aws::start().await;
     let (table, sealer) = (aws.table(), aws.sealer());
     let (one, two) = (shop("one"), shop("two"));
-    sealer.personal_data_key(&table, &one, NOW).await.unwrap();
+    personal(&sealer, &table, &one).await.unwrap();
     let stolen = table.get(&Key::personal_data_key(&one)).await.unwrap().unwrap();
     let blob = stolen.get_bytes("key").unwrap().to_vec();
     let copy = Changes::new().bytes("key", blob).text("kms_key", stolen.get_text("kms_key").unwrap());
     table.update(&Key::personal_data_key(&two), copy, None).await.unwrap();
-    let refused = sealer.personal_data_key(&table, &two, NOW).await.map(|_| ()).unwrap_err();
+    let refused = personal(&sealer, &table, &two).await.map(|_| ()).unwrap_err();
     assert_eq!(refused.code(), "seal_wrong_context");
 }
 
@@ -151,26 +156,21 @@ async fn a_row_copied_to_another_shop_does_not_open_there() {
 async fn many_at_once_make_one_key_and_one_kms_call() {
     let aws = Aws::start().await;
     let one = shop("one");
-    let hashes =
-        futures_util::future::join_all(
-            (0..16).map(|_| {
-                let other = aws.another_process();
-                let one = one.clone();
-                async move {
-                    other.sealer().personal_data_key(&other.table(), &one, NOW).await.unwrap().contact_hash("k", "v")
-                }
-            }),
-        )
-        .await;
+    let hashes = futures_util::future::join_all((0..16).map(|_| {
+        let other = aws.another_process();
+        let one = one.clone();
+        async move { personal(&other.sealer(), &other.table(), &one).await.unwrap().contact_hash("k", "v") }
+    }))
+    .await;
     assert!(hashes.iter().all(|hash| *hash == hashes[0]), "sixteen processes agree on one key");
 
     let (table, sealer) = (aws.table(), aws.sealer());
     aws.calls.reset();
     futures_util::future::join_all((0..16).map(|_| async {
-        sealer.personal_data_key(&table, &one, NOW).await.map(|_| ()).unwrap();
+        personal(&sealer, &table, &one).await.map(|_| ()).unwrap();
     }))
     .await;
     assert_eq!(aws.calls.of("Decrypt"), 1);
     assert_eq!(sealer.kms_calls().total(), 1);
-    assert_eq!(aws.calls.of("GetItem"), 16);
+    assert_eq!(aws.calls.of("GetItem"), 32, "the fence and the wrapped key, each time");
 }

@@ -99,10 +99,20 @@ impl Aws {
 
     /// Clients with their own connections and counters, as another process has them.
     pub(crate) fn another_process(&self) -> Self {
+        self.another_process_by(&self.dynamo_url)
+    }
+
+    /// The same, with another way to DynamoDB.
+    pub(crate) fn another_process_by(&self, dynamo_url: &str) -> Self {
         let calls = Calls::default();
-        let (dynamo, kms) = clients(&self.dynamo_url, &self.kms_url, &calls);
-        let (dynamo_url, kms_url) = (self.dynamo_url.clone(), self.kms_url.clone());
+        let (dynamo, kms) = clients(dynamo_url, &self.kms_url, &calls);
+        let (dynamo_url, kms_url) = (dynamo_url.to_owned(), self.kms_url.clone());
         Self { dynamo, kms, calls, kms_key: self.kms_key.clone(), dynamo_url, kms_url }
+    }
+
+    /// Where DynamoDB is.
+    pub(crate) fn dynamo_url(&self) -> &str {
+        &self.dynamo_url
     }
 
     pub(crate) async fn new_kms_key(&self) -> String {
