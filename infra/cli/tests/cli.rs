@@ -226,6 +226,39 @@ async fn the_ledger_is_shown_as_it_stands() {
     assert_eq!(desk.run(&["privacy", "show", "evil.com", &id.to_string()]).await.0, 2);
 }
 
+#[tokio::test]
+async fn what_was_done_about_a_customer_is_shown_and_nobody_is_named() {
+    let harness = Harness::with(Options::default()).await;
+    let act = async |name: &str, input: Value| harness.local.shopify().act(name, &input).await.unwrap();
+    let made = act("customer_create", json!({ "email": "no.one@example.com", "first_name": "Noone" })).await;
+    let id = made["customer"].as_u64().unwrap();
+    let desk = Desk::of(&harness, &[], &[]);
+    let shop = harness.local.app().shop.to_string();
+    for (action, topic) in [("data_request", "customers/data_request"), ("customer_redact", "customers/redact")] {
+        act(action, json!({ "customer": id })).await;
+        gatehouse_tests::until(&format!("{topic} is done"), async || {
+            let (code, list) = desk.run(&["privacy", "list", "--shop", &shop]).await;
+            assert_eq!(code, 0, "{list}");
+            let newest = list.as_array()?.iter().find(|entry| entry["topic"] == topic)?.clone();
+            (newest["state"] == "done").then_some(())
+        })
+        .await;
+    }
+    let (_, list) = desk.run(&["privacy", "list", "--shop", &shop]).await;
+    let (_, open) = desk.run(&["privacy", "list"]).await;
+    assert_eq!(open, json!([]), "nothing is open");
+    let mut shown = Vec::new();
+    for entry in list.as_array().unwrap() {
+        let (code, one) = desk.run(&["privacy", "show", &shop, entry["id"].as_str().unwrap()]).await;
+        assert_eq!(code, 0, "{one}");
+        assert!(one["counts"]["customers"] == 1 && one["due_at"].is_string() && one["attempts"] == 1, "{one}");
+        shown.push(one);
+    }
+    assert_eq!(shown[1]["decision"], "export_erased", "{shown:?}");
+    let said = format!("{list} {shown:?}");
+    assert!(!said.contains("no.one") && !said.contains("Noone") && !said.contains(&id.to_string()), "{said}");
+}
+
 /// The names of the checks by verdict.
 fn by_verdict(report: &Value) -> BTreeMap<String, BTreeSet<String>> {
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();

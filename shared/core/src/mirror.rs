@@ -605,7 +605,8 @@ impl ShopKey {
         self.short("customer", &id.to_string())
     }
 
-    fn order(&self, id: u64) -> String {
+    /// An order's mark.
+    pub(crate) fn order(&self, id: u64) -> String {
         self.short("order", &id.to_string())
     }
 

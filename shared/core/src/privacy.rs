@@ -17,6 +17,7 @@ pub mod queues;
 pub mod request;
 pub mod sections;
 pub mod shop;
+mod sweep;
 
 use std::time::Instant;
 

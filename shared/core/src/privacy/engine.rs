@@ -143,7 +143,7 @@ impl Privacy {
         let entry = ledger::get(&self.table, &envelope.shop, &id).await?.ok_or(DataError::NotFound)?;
         if entry.state.is_closed() {
             self.clear_up(&envelope.shop, &id).await?;
-            return Ok(Outcome::Closed(entry.state));
+            return self.look_again(&envelope.shop, &entry, budget, now).await;
         }
         if !ledger::working(&self.table, &envelope.shop, &id, now).await? {
             return Err(DataError::Busy);
@@ -232,6 +232,25 @@ impl Privacy {
             Kind::ShopRedact => self.forget_erasure(shop, id).await?,
         }
         Ok(())
+    }
+
+    /// The second look of a closed erasure, once it is due.
+    async fn look_again(
+        &self,
+        shop: &ShopDomain,
+        entry: &Entry,
+        budget: &mut Budget,
+        now: Timestamp,
+    ) -> Result<Outcome, DataError> {
+        if entry.sweep_at.is_some_and(|at| at <= now) {
+            let Some(found) = self.sweep(shop, budget, now).await? else {
+                // The keeper sends it again as long as it is on its list.
+                return Ok(Outcome::Closed(entry.state));
+            };
+            ledger::swept(&self.table, shop, &entry.id).await?;
+            tracing::info!(%shop, request = %entry.id, found, "an erasure was looked at again");
+        }
+        Ok(Outcome::Closed(entry.state))
     }
 
     async fn take_in(

@@ -48,7 +48,8 @@ impl Privacy {
         Ok(near)
     }
 
-    /// Sends the message of every open request again on which nothing has happened for `idle_secs`; returns how many. A
+    /// Sends the message of every open request again on which nothing has happened for `idle_secs`, and that of every erasure
+    /// whose second look is due; returns how many. A
     /// message that was not lost after all changes nothing. `budget` counts pages of the index.
     ///
     /// # Errors
@@ -64,10 +65,17 @@ impl Privacy {
                 }
                 let (rows, next) = self.table.due(&shard, far, after, PAGE).await?;
                 for row in rows {
-                    let open = self.open_entry(row.shop, self.table.get(&row.key).await?)?;
-                    let Some(OpenRequest { shop, entry }) = open else { continue };
-                    if now.millis_since(entry.updated_at) >= idle_secs.saturating_mul(1000) {
+                    let Some(item) = self.table.get(&row.key).await? else { continue };
+                    let (shop, entry) = (row.shop, Entry::read(&item)?);
+                    if now.millis_since(entry.updated_at) < idle_secs.saturating_mul(1000) {
+                        continue;
+                    }
+                    if !entry.state.is_closed() {
                         sent += u64::from(self.resend(&shop, &entry, now).await?);
+                    } else if entry.sweep_at.is_some_and(|at| at <= now) {
+                        self.send_again(&shop, &entry).await?;
+                        ledger::look_again(&self.table, &shop, &entry.id, now).await?;
+                        sent += 1;
                     }
                 }
                 match next {

@@ -13,7 +13,11 @@ use serde::Serialize;
 
 use super::DataError;
 use super::request::{Kind, RequestId};
+use super::sweep::AFTER_SECS;
 use crate::store::{Changes, Cond, Cursor, Due, Fence, Item, Key, Range, SCHEMA, StoreError, Table, Write};
+
+/// When to look again; while it is there, the entry stays on the keeper's list.
+const SWEEP_AT: &str = "sweep_at";
 
 /// Where a request stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -100,6 +104,8 @@ pub struct Entry {
     pub export_bytes: Option<i64>,
     /// When the export is deleted.
     pub export_expires_at: Option<Timestamp>,
+    /// A closed erasure: when to look once more at what failed since.
+    pub sweep_at: Option<Timestamp>,
 }
 
 fn as_text<S: serde::Serializer>(id: &RequestId, serializer: S) -> Result<S::Ok, S::Error> {
@@ -130,6 +136,7 @@ impl Entry {
             triggered_at: time("triggered_at")?,
             export_bytes: item.get_number("export_bytes"),
             export_expires_at: item.get_time("export_expires_at"),
+            sweep_at: item.get_time(SWEEP_AT),
             id,
         })
     }
@@ -271,7 +278,7 @@ pub(crate) async fn failed(
     changed(table.update(&key(shop, id), changes, Some(while_open())).await)
 }
 
-/// It is done, or there was nothing to do. Takes it off the keeper's list.
+/// It is done, or there was nothing to do. Takes it off the keeper's list; an erasure a day later.
 pub(crate) async fn close(
     table: &Table,
     shop: &ShopDomain,
@@ -280,7 +287,7 @@ pub(crate) async fn close(
     closing: &Closing<'_>,
     now: Timestamp,
 ) -> Result<bool, DataError> {
-    Ok(changed(table.update(&key(shop, id), closed(state, closing, now)?, Some(while_open())).await)?)
+    Ok(changed(table.update(&key(shop, id), closed(shop, id, state, closing, now)?, Some(while_open())).await)?)
 }
 
 /// The same as a write, to be part of a transaction.
@@ -291,17 +298,32 @@ pub(crate) fn closing(
     closing: &Closing<'_>,
     now: Timestamp,
 ) -> Result<Write, StoreError> {
-    Ok(Write::Update { key: key(shop, id), changes: closed(state, closing, now)?, only_if: Some(while_open()) })
+    Ok(Write::Update {
+        key: key(shop, id),
+        changes: closed(shop, id, state, closing, now)?,
+        only_if: Some(while_open()),
+    })
 }
 
-fn closed(state: State, closing: &Closing<'_>, now: Timestamp) -> Result<Changes, StoreError> {
-    let mut changes = Changes::new()
-        .text("state", state.as_str())
-        .time("updated_at", now)
-        .time("closed_at", now)
-        .remove("failure")
-        .remove(SCHEMA.index.partition_key)
-        .remove(SCHEMA.index.sort_key);
+fn closed(
+    shop: &ShopDomain,
+    id: &RequestId,
+    state: State,
+    closing: &Closing<'_>,
+    now: Timestamp,
+) -> Result<Changes, StoreError> {
+    let changes =
+        Changes::new().text("state", state.as_str()).time("updated_at", now).time("closed_at", now).remove("failure");
+    let mut changes = match id.kind() {
+        Kind::DataRequest => changes.remove(SCHEMA.index.partition_key).remove(SCHEMA.index.sort_key),
+        Kind::CustomerRedact | Kind::ShopRedact => {
+            let again = now.plus_secs(AFTER_SECS);
+            changes
+                .time(SWEEP_AT, again)
+                .text(SCHEMA.index.partition_key, Due::Request.shard_of(shop))
+                .number(SCHEMA.index.sort_key, again.secs())
+        }
+    };
     if let Some(counts) = closing.counts {
         let json = serde_json::to_string(counts).map_err(|_| StoreError::Malformed("counts"))?;
         changes = changes.text("counts", json);
@@ -314,6 +336,24 @@ fn closed(state: State, closing: &Closing<'_>, now: Timestamp) -> Result<Changes
             changes.number("export_bytes", i64::try_from(bytes).unwrap_or(i64::MAX)).time("export_expires_at", expires);
     }
     Ok(changes)
+}
+
+/// The message of a closed erasure was sent for its second look.
+pub(crate) async fn look_again(
+    table: &Table,
+    shop: &ShopDomain,
+    id: &RequestId,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let changes = Changes::new().time("updated_at", now);
+    changed(table.update(&key(shop, id), changes, Some(Cond::Present(SWEEP_AT))).await).map(|_| ())
+}
+
+/// It was looked at again: nothing is left to do, ever.
+pub(crate) async fn swept(table: &Table, shop: &ShopDomain, id: &RequestId) -> Result<(), StoreError> {
+    let index = SCHEMA.index;
+    let changes = Changes::new().remove(SWEEP_AT).remove(index.partition_key).remove(index.sort_key);
+    changed(table.update(&key(shop, id), changes, Some(Cond::Present(SWEEP_AT))).await).map(|_| ())
 }
 
 /// The export of a closed request is gone, for this reason.

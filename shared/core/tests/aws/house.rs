@@ -188,7 +188,14 @@ impl House {
         self.sqs.send_message().queue_url(&self.dead).message_body(envelope.to_json()).send().await.unwrap();
     }
 
-    /// The bodies of all dead letters, which stay.
+    /// How many messages lie in a queue, without touching them.
+    pub(crate) async fn depth(&self, url: &str) -> String {
+        let wanted = aws_sdk_sqs::types::QueueAttributeName::ApproximateNumberOfMessages;
+        let asked = self.sqs.get_queue_attributes().queue_url(url).attribute_names(wanted.clone());
+        asked.send().await.unwrap().attributes.unwrap_or_default().remove(&wanted).unwrap_or_default()
+    }
+
+    /// The bodies of all dead letters, which stay, but hidden for a while.
     pub(crate) async fn dead_letters(&self) -> Vec<String> {
         let answer = self.sqs.receive_message().queue_url(&self.dead).max_number_of_messages(10).visibility_timeout(0);
         let messages = answer.send().await.unwrap().messages.unwrap_or_default();

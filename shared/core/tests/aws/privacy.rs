@@ -360,7 +360,64 @@ async fn the_keeper_sees_deadlines_and_sends_lost_messages_again() {
     assert!(!again[0].to_json().contains(&JOHN.to_string()), "a message sent again names nobody");
     assert_eq!(house.handle(&again[0], 100).await, Outcome::Closed(State::Done));
     assert!(house.privacy.near_deadline(at(40 * 86_400), 86_400).await.unwrap().is_empty());
+    // A day later it is looked at again, and then never more.
+    assert_eq!(resend(at(20 * 3600)).await, 0);
+    assert_eq!(resend(at(30 * 3600)).await, 1);
+    assert_eq!(resend(at(30 * 3600 + 1)).await, 0, "it was sent");
+    let again = house.sent_again().await;
+    assert_eq!(handle_at(&house, &again[0], at(31 * 3600)).await, Outcome::Closed(State::Done));
     assert_eq!(resend(at(9_999_999)).await, 0);
+}
+
+async fn handle_at(house: &House, envelope: &gatehouse_core::queue::Envelope, now: Timestamp) -> Outcome {
+    let body = async || house.queues.load_body(envelope).await;
+    house.privacy.handle(envelope, body, &mut Budget::pages(100), now).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_failed_after_an_erasure_is_found_a_day_later() {
+    let house = House::start().await;
+    let (one, two) = (shop("one"), shop("two"));
+    for shop in [&one, &two] {
+        stage(&house, shop, 1).await;
+    }
+    let redact = envelope(&one, "customers/redact", "w-9", at(0), &asked("customers/redact"));
+    finish(&house, &redact, 100).await;
+    let gone = envelope(&two, "shop/redact", "w-8", at(0), &asked("shop/redact"));
+    finish(&house, &gone, 100).await;
+
+    // They were in a queue, or on their way into the bucket, while he was erased; what is newer is a customer anew.
+    let his = json!({"id": 1, "customer": {"id": JOHN}, "updated_at": at(-3).to_rfc3339()});
+    let hers = json!({"id": 2, "customer": {"id": MARY}, "updated_at": at(-3).to_rfc3339()});
+    let guest = json!({"id": 3, "email": "JOHN@example.com", "updated_at": at(-3).to_rfc3339()});
+    let anew = json!({"id": 4, "customer": {"id": JOHN}, "updated_at": at(3).to_rfc3339()});
+    for (id, when, body) in [("his", -3, &his), ("hers", -3, &hers), ("guest", -3, &guest), ("anew", 3, &anew)] {
+        house.put_dead_letter(&envelope(&one, "orders/create", id, at(when), body)).await;
+        house.put_object(&format!("deliveries/{one}/{id}"), &body.to_string()).await;
+    }
+    let unheard = json!({"customer": {"id": JOHN}, "data_request": {"id": "x"}});
+    house.put_dead_letter(&envelope(&one, "customers/data_request", "never taken in", at(-3), &unheard)).await;
+    house.put_dead_letter(&redact).await;
+    house.put_dead_letter(&envelope(&two, "orders/create", "of the shop", at(-3), &his)).await;
+    house.put_object(&format!("deliveries/{two}/x"), &his.to_string()).await;
+
+    for closed in [&redact, &gone] {
+        handle_at(&house, closed, at(60)).await;
+    }
+    assert_eq!(house.depth(&house.dead).await, "7", "not before it is due");
+    for closed in [&redact, &gone] {
+        handle_at(&house, closed, at(25 * 3600)).await;
+    }
+    let mut letters: Vec<_> = house
+        .dead_letters()
+        .await
+        .iter()
+        .map(|letter| serde_json::from_str::<Value>(letter).unwrap()["webhook_id"].as_str().unwrap().to_owned())
+        .collect();
+    letters.sort();
+    assert_eq!(letters, ["anew", "hers", "never taken in"]);
+    let objects: Vec<_> = house.objects().await.into_keys().collect();
+    assert_eq!(objects, [format!("deliveries/{one}/anew"), format!("deliveries/{one}/hers")]);
 }
 
 #[tokio::test]

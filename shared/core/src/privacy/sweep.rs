@@ -1,0 +1,163 @@
+//! A second look, a day after an erasure: what was on its way in a queue or in the bucket while somebody was erased, and has
+//! failed since.
+//!
+//! A delivery that waits in a queue during an erasure meets its tombstones when it is worked off, and is dropped. One that
+//! cannot be worked off lies among the dead letters some hours later, with all that it says. So the ledger keeps a closed
+//! erasure on the keeper's list for [`AFTER_SECS`], the keeper sends its message once more, and this looks at whatever
+//! failed since: whose tombstone is as young as the event goes.
+//!
+//! It must never: take what is newer than the erasure, or a privacy request that is not closed.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
+use gatehouse_shopify::{ShopDomain, Timestamp};
+use serde_json::Value;
+
+use super::engine::Privacy;
+use super::ledger;
+use super::objects::Objects;
+use super::request::Kind;
+use super::{Budget, DataError};
+use crate::mirror::ShopKey;
+use crate::queue::{Body, Envelope};
+use crate::store::Key;
+
+/// How long after an erasure: longer than five tries of a message take (each is hidden for an hour and a half), with margin.
+pub(crate) const AFTER_SECS: i64 = 24 * 60 * 60;
+/// Bodies on one page: each may be some megabytes.
+const BODIES: i32 = 10;
+
+/// What a dead letter is about, without what it says.
+struct Facts {
+    webhook_id: String,
+    kind: Option<Kind>,
+    at: Timestamp,
+    /// Tombstones that would stand for it.
+    stones: Vec<Key>,
+}
+
+impl Privacy {
+    /// Deletes what of this shop failed since and is as old as an erasure. Returns how much; `None` when the budget, which
+    /// counts pages, ran out. Safe to repeat.
+    pub(super) async fn sweep(
+        &self,
+        shop: &ShopDomain,
+        budget: &mut Budget,
+        now: Timestamp,
+    ) -> Result<Option<u64>, DataError> {
+        let key = self.mirror.existing_key(shop, now).await?;
+        let erased_at = self.erased_at(shop).await?;
+        if !budget.spend() {
+            return Ok(None);
+        }
+        let facts = Mutex::new(Vec::new());
+        let look = |letter: &Value| {
+            if let Some(found) = facts_of(shop, key.as_ref(), letter) {
+                facts.lock().unwrap_or_else(PoisonError::into_inner).push(found);
+            }
+            false
+        };
+        self.queues.dead_letters(true, look).await?;
+        let mut gone = HashSet::new();
+        for letter in facts.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            if self.is_gone(shop, &letter, erased_at).await? {
+                gone.insert(letter.webhook_id);
+            }
+        }
+        let mut swept = 0;
+        if !gone.is_empty() {
+            let wanted = |letter: &Value| {
+                let id = letter.get("webhook_id").and_then(Value::as_str).unwrap_or_default();
+                letter.get("shop").and_then(Value::as_str) == Some(shop.as_str()) && gone.contains(id)
+            };
+            swept += self.queues.dead_letters(false, wanted).await?.deleted;
+        }
+        let mut after: Option<String> = None;
+        loop {
+            let page = self.objects.list(&Objects::deliveries(shop), after.as_deref(), BODIES).await?;
+            let Some((last, _)) = page.last() else { return Ok(Some(swept)) };
+            after = Some(last.clone());
+            if !budget.spend() {
+                return Ok(None);
+            }
+            for (object, written) in page {
+                let body = self.objects.get(&object).await?.unwrap_or_default();
+                let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+                let updated = body.get("updated_at").and_then(Value::as_str).and_then(Timestamp::parse_rfc3339);
+                let Some(at) = updated.or(written.map(Timestamp::from_secs)) else { continue };
+                let stones = key.as_ref().map(|key| stones_of(shop, key, "", &body)).unwrap_or_default();
+                let waiting = Facts { webhook_id: String::new(), kind: None, at, stones };
+                if self.is_gone(shop, &waiting, erased_at).await? {
+                    self.objects.delete(&object).await?;
+                    swept += 1;
+                }
+            }
+        }
+    }
+
+    async fn is_gone(
+        &self,
+        shop: &ShopDomain,
+        letter: &Facts,
+        erased_at: Option<Timestamp>,
+    ) -> Result<bool, DataError> {
+        if let Some(kind) = letter.kind {
+            // The ledger and the job hold all that the request needs; but only if it was taken in.
+            let name = format!("delivery.{}", letter.webhook_id);
+            let Some(id) = ledger::find(&self.table, shop, kind, &name).await? else { return Ok(false) };
+            return Ok(ledger::get(&self.table, shop, &id).await?.is_some_and(|entry| entry.state.is_closed()));
+        }
+        if erased_at.is_some_and(|erased| letter.at <= erased) {
+            return Ok(true);
+        }
+        for stone in &letter.stones {
+            let item = self.table.get(stone).await?;
+            if item.and_then(|item| item.get_time("redacted_at")).is_some_and(|gone| letter.at <= gone) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn facts_of(shop: &ShopDomain, key: Option<&ShopKey>, letter: &Value) -> Option<Facts> {
+    (letter.get("shop")?.as_str()? == shop.as_str()).then_some(())?;
+    let envelope: Envelope = serde_json::from_value(letter.clone()).ok()?;
+    let body: Value = match &envelope.body {
+        Body::Inline { inline } => serde_json::from_str(inline).unwrap_or_default(),
+        // What lies in the bucket is looked at there; the letter alone says nothing of anybody.
+        Body::S3 { .. } => Value::Null,
+    };
+    let stones = key.map(|key| stones_of(shop, key, &envelope.topic, &body)).unwrap_or_default();
+    let at = envelope.triggered_at.unwrap_or(envelope.received_at);
+    Some(Facts { webhook_id: envelope.webhook_id, kind: Kind::of_topic(&envelope.topic), at, stones })
+}
+
+/// The tombstones that an erasure of whoever this is about has set, as the mirror looks for them.
+fn stones_of(shop: &ShopDomain, key: &ShopKey, topic: &str, body: &Value) -> Vec<Key> {
+    let id = |value: Option<&Value>| value.and_then(Value::as_u64);
+    let text = |place: Option<&Value>, name: &str| Some(place?.get(name)?.as_str()?.to_owned());
+    let customer = body.get("customer").filter(|customer| !customer.is_null());
+    let mut stones = Vec::new();
+    if let Some(own) = id(body.get("id")) {
+        // Shopify's ids of customers and of orders are not each other's.
+        if !topic.starts_with("orders/") {
+            stones.push(Key::gone(shop, "CUSTOMER", &key.customer(own)));
+        }
+        if !topic.starts_with("customers/") {
+            stones.push(Key::gone(shop, "ORDER", &key.order(own)));
+        }
+    }
+    if let Some(owner) = id(customer.and_then(|customer| customer.get("id"))) {
+        stones.push(Key::gone(shop, "CUSTOMER", &key.customer(owner)));
+        return stones;
+    }
+    for place in [Some(body), customer] {
+        for (email, phone) in [("email", "phone"), ("contact_email", "")] {
+            let contacts = key.contacts(text(place, email).as_deref(), text(place, phone).as_deref());
+            stones.extend(contacts.iter().map(|contact| Key::gone(shop, "CONTACT", contact)));
+        }
+    }
+    stones
+}
