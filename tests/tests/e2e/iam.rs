@@ -717,7 +717,8 @@ async fn keys_move(ground: Arc<Ground>) {
     let (vault, shop) = (keeper::vault(&ground.house).await, &ground.house.local.app().shop);
     keeper::import(&ground.house, &vault, shop).await;
     vault.live_token(shop, clock::now().plus_secs(20)).await.unwrap();
-    vault.sealer().personal_data_key(vault.table(), shop, clock::now()).await.unwrap();
+    let fence = gatehouse_core::store::Fence::read(vault.table(), shop).await.unwrap();
+    vault.sealer().personal_data_key(vault.table(), &fence, clock::now()).await.unwrap();
     let former = ground.call("kms", "CreateKey", json!({})).await["KeyMetadata"]["Arn"].as_str().unwrap().to_owned();
     let moved = vault.rewrap(shop, &former).await.unwrap();
     assert!(moved.tokens && moved.personal_data);
