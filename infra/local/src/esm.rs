@@ -82,7 +82,12 @@ async fn poll(mapping: Arc<Mapping>, aws: Weak<Aws>, lambda: Weak<Lambda>) {
             continue;
         }
         let arrived = aws.sqs.arrived.notified();
-        let received = aws.call("sqs", "ReceiveMessage", &input).await.unwrap_or(Value::Null);
+        // A lost answer to a receive hides its messages for the whole visibility timeout, which is AWS's half an hour here
+        // too: a queue that fails gives nothing out.
+        let received = match aws.fails("sqs", "ReceiveMessage") {
+            true => Value::Null,
+            false => aws.call("sqs", "ReceiveMessage", &input).await.unwrap_or(Value::Null),
+        };
         let messages = received["Messages"].as_array().cloned().unwrap_or_default();
         if messages.is_empty() {
             drop(permit);
@@ -102,14 +107,15 @@ async fn deliver(mapping: &Mapping, aws: &Arc<Aws>, lambda: &Arc<Lambda>, messag
     let event = event(&mapping.queue, &messages);
     let answer = lambda.invoke(&mapping.function, Bytes::from(event.to_string())).await;
     let failed = failures(answer.ok().as_deref(), &messages);
-    let (failed, done): (Vec<_>, Vec<_>) =
+    let (mut failed, done): (Vec<_>, Vec<_>) =
         messages.into_iter().partition(|message| failed.contains(message["MessageId"].as_str().unwrap_or_default()));
     let url = queue_url(&mapping.queue);
     let may_delete = lambda.iam().check_queue(&mapping.function, &["DeleteMessage"], &mapping.queue).is_ok();
     for message in done.into_iter().filter(|_| may_delete) {
         let input = json!({ "QueueUrl": url, "ReceiptHandle": message["ReceiptHandle"] });
-        if let Err(error) = aws.call("sqs", "DeleteMessage", &input).await {
+        if let Err(error) = aws.exposed_call("sqs", "DeleteMessage", &input).await {
             tracing::warn!(%error, "a handled message will come again");
+            failed.push(message);
         }
     }
     if failed.is_empty() {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -66,6 +66,8 @@ pub struct Lambda {
 struct Function {
     spec: Spec,
     idle: Mutex<Vec<Sandbox>>,
+    /// How each process that may be alive is killed.
+    kills: Mutex<Vec<Weak<Notify>>>,
     permits: Semaphore,
     started: AtomicUsize,
 }
@@ -157,7 +159,8 @@ impl Lambda {
     pub(crate) fn new(specs: Vec<Spec>, echo: bool, iam: Arc<Iam>) -> Arc<Self> {
         let functions = specs.into_iter().map(|spec| {
             let permits = Semaphore::new(spec.processes);
-            let function = Function { idle: Mutex::default(), permits, started: AtomicUsize::new(0), spec };
+            let (idle, kills) = (Mutex::default(), Mutex::default());
+            let function = Function { idle, kills, permits, started: AtomicUsize::new(0), spec };
             (function.spec.name.clone(), function)
         });
         Arc::new(Self {
@@ -263,6 +266,20 @@ impl Lambda {
         self.functions.get(name).map_or(0, |function| function.started.load(Ordering::Relaxed))
     }
 
+    /// Kills one process of this function with SIGKILL, whatever it does: one that `pick` chooses of so many. False when
+    /// none lives. The next event finds a working process.
+    pub fn kill(&self, name: &str, pick: impl FnOnce(usize) -> usize) -> bool {
+        let Some(function) = self.functions.get(name) else { return false };
+        let mut kills = lock(&function.kills);
+        kills.retain(|kill| kill.strong_count() > 0);
+        let living: Vec<_> = kills.iter().filter_map(Weak::upgrade).collect();
+        if living.is_empty() {
+            return false;
+        }
+        living[pick(living.len()) % living.len()].notify_one();
+        true
+    }
+
     /// Kills every process and waits until they are gone.
     pub async fn stop(&self) {
         self.stop.send_replace(true);
@@ -321,6 +338,7 @@ impl Lambda {
         self.logs.follow(&spec.name, child.stdout.take());
         self.logs.follow(&spec.name, child.stderr.take());
         let kill = Arc::new(Notify::new());
+        lock(&function.kills).push(Arc::downgrade(&kill));
         let (report, exited) = watch::channel(None);
         let monitor = monitor(child, Arc::clone(&kill), self.stop.subscribe(), report);
         let mut monitors = self.monitors.lock().await;

@@ -1,6 +1,5 @@
 //! One small HTTP/1.1 server for every listener of the house: 127.0.0.1 only, gone when it is dropped.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 
@@ -27,6 +26,15 @@ pub(crate) async fn bind(port: u16) -> io::Result<TcpListener> {
     TcpListener::bind(("127.0.0.1", port)).await
 }
 
+/// Put into an answer's extensions: the connection is closed and the answer never sent.
+#[derive(Clone, Copy)]
+pub(crate) struct HangUp;
+
+/// The connection ends without an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("hung up")]
+struct HungUp;
+
 /// Serves every connection of `listener` until the result is dropped.
 pub(crate) fn serve<H, F>(listener: TcpListener, handler: H) -> Server
 where
@@ -50,9 +58,12 @@ where
             connections.spawn(async move {
                 let service = service_fn(move |request| {
                     let answer = handler(request);
-                    async move { Ok::<_, Infallible>(answer.await) }
+                    async move {
+                        let answer = answer.await;
+                        if answer.extensions().get::<HangUp>().is_some() { Err(HungUp) } else { Ok(answer) }
+                    }
                 });
-                // The error is the client's own hanging up.
+                // The error is a hanging up, the client's or ours.
                 http1::Builder::new().serve_connection(TokioIo::new(stream), service).await.ok();
             });
         }

@@ -90,7 +90,10 @@ pub struct Fault {
 #[derive(Clone, Copy, Debug)]
 enum FaultKind {
     Fail,
+    Throttle,
+    HangUp,
     LoseAnswer,
+    CutAnswer,
     Slow(Duration),
 }
 
@@ -103,6 +106,21 @@ impl Fault {
     /// The service does what it is asked, but its answer is lost: the caller sees 500.
     pub fn lose_answer(service: &str) -> Self {
         Self::new(service, FaultKind::LoseAnswer)
+    }
+
+    /// The service refuses because it is asked too often, in its own words, and does nothing.
+    pub fn throttle(service: &str) -> Self {
+        Self::new(service, FaultKind::Throttle)
+    }
+
+    /// The connection ends before the service has done anything.
+    pub fn hang_up(service: &str) -> Self {
+        Self::new(service, FaultKind::HangUp)
+    }
+
+    /// The service does what it is asked, and the connection ends before it can say so.
+    pub fn cut_answer(service: &str) -> Self {
+        Self::new(service, FaultKind::CutAnswer)
     }
 
     /// The service answers so much later.
@@ -331,16 +349,12 @@ impl Aws {
         let operation = operation_of(&service, &parts, &target);
         *lock(&self.calls).entry(format!("{service}.{operation}")).or_default() += 1;
 
-        let (mut fail, mut lose, mut wait) = (false, false, Duration::ZERO);
-        for kind in self.due_faults(&service, &operation) {
-            match kind {
-                FaultKind::Fail => fail = true,
-                FaultKind::LoseAnswer => lose = true,
-                FaultKind::Slow(by) => wait += by,
-            }
-        }
+        let Trouble { instead, lose, hang_up, wait } = self.trouble(&service, &operation);
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
+        }
+        if hang_up == Some(Moment::Before) {
+            return hung_up();
         }
         let role = self.role(&parts.headers, &target);
         let request = iam::Request {
@@ -357,9 +371,7 @@ impl Aws {
             Role::Unknown => Some(iam::unknown_key(&service)),
         };
         let object = service == "s3" && (parts.method == http::Method::GET || parts.method == http::Method::HEAD);
-        let answer = if fail {
-            failure(&service, 503, "ServiceUnavailable", "The service is unavailable. Please try again shortly.")
-        } else if let Some(refused) = refused {
+        let answer = if let Some(refused) = instead.or(refused) {
             refused
         } else if service == "lambda" {
             self.invoke(&target, body.clone()).await
@@ -393,6 +405,9 @@ impl Aws {
                 answer: answer.body.clone(),
             });
         }
+        if hang_up == Some(Moment::After) {
+            return hung_up();
+        }
         to_http(answer, parts.method == http::Method::HEAD)
     }
 
@@ -404,6 +419,48 @@ impl Aws {
             Caller::Function(name) => Role::Of(Arc::clone(lambda.iam()), name),
             Caller::Unknown => Role::Unknown,
         }
+    }
+
+    /// What the faults that are due make of one call.
+    fn trouble(&self, service: &str, operation: &str) -> Trouble {
+        let mut trouble = Trouble { instead: None, lose: false, hang_up: None, wait: Duration::ZERO };
+        for kind in self.due_faults(service, operation) {
+            match kind {
+                FaultKind::Fail => trouble.instead = Some(unavailable(service)),
+                FaultKind::Throttle => trouble.instead = Some(throttled(service)),
+                FaultKind::HangUp => trouble.hang_up = Some(Moment::Before),
+                FaultKind::LoseAnswer => trouble.lose = true,
+                FaultKind::CutAnswer => trouble.hang_up = trouble.hang_up.or(Some(Moment::After)),
+                FaultKind::Slow(by) => trouble.wait += by,
+            }
+        }
+        trouble
+    }
+
+    /// As [`Aws::call`], for a part of AWS that is played here itself (an event-source mapping): the faults apply to it.
+    pub(crate) async fn exposed_call(&self, service: &str, operation: &str, input: &Value) -> Result<Value, Refused> {
+        let refused = |answer: MockResponse| Refused {
+            operation: operation.to_owned(),
+            status: answer.status,
+            body: String::from_utf8_lossy(&answer.body).into_owned(),
+        };
+        let Trouble { instead, lose, hang_up, wait } = self.trouble(service, operation);
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        match instead {
+            Some(refusal) => return Err(refused(refusal)),
+            None if hang_up == Some(Moment::Before) => return Err(refused(unavailable(service))),
+            None => {}
+        }
+        let answer = self.call(service, operation, input).await;
+        if lose || hang_up == Some(Moment::After) { Err(refused(unavailable(service))) } else { answer }
+    }
+
+    /// Whether a call would fail now, by a fault.
+    pub(crate) fn fails(&self, service: &str, operation: &str) -> bool {
+        let Trouble { instead, lose, hang_up, .. } = self.trouble(service, operation);
+        instead.is_some() || lose || hang_up.is_some()
     }
 
     fn due_faults(&self, service: &str, operation: &str) -> Vec<FaultKind> {
@@ -571,6 +628,41 @@ fn operation_of(service: &str, parts: &http::request::Parts, target: &str) -> St
         (method, _) => method,
     };
     name.to_owned()
+}
+
+/// What becomes of one call by the faults that are due.
+struct Trouble {
+    instead: Option<MockResponse>,
+    lose: bool,
+    hang_up: Option<Moment>,
+    wait: Duration,
+}
+
+/// When a connection ends: before or after the service has done what it was asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    Before,
+    After,
+}
+
+fn hung_up() -> http::Response<Body> {
+    let mut response = http::Response::new(Body::empty());
+    response.extensions_mut().insert(net::HangUp);
+    response
+}
+
+fn unavailable(service: &str) -> MockResponse {
+    failure(service, 503, "ServiceUnavailable", "The service is unavailable. Please try again shortly.")
+}
+
+/// How each service says that it is asked too often.
+fn throttled(service: &str) -> MockResponse {
+    match service {
+        "dynamodb" => failure(service, 400, "ProvisionedThroughputExceededException", "The table is asked too often."),
+        "s3" => failure(service, 503, "SlowDown", "Please reduce your request rate."),
+        "sqs" => failure(service, 403, "RequestThrottled", "The queue is asked too often."),
+        _ => failure(service, 400, "ThrottlingException", "Rate exceeded."),
+    }
 }
 
 fn failure(service: &str, status: u16, code: &str, message: &str) -> MockResponse {

@@ -16,6 +16,7 @@ use winterbaume_sqs::SqsService;
 
 use super::lock;
 use crate::StartError;
+use crate::esm::queue_url;
 use crate::keep;
 
 /// The most messages in one batch, and the most that one receive returns
@@ -100,6 +101,7 @@ impl Sqs {
         }
         let sending = operation.starts_with("SendMessage") && self.journal.is_some();
         let mut order = if sending { Some(self.order.lock().await) } else { None };
+        let headers = request.headers.clone();
         let answer = self.service.handle(request).await;
         if answer.status != 200 {
             return answer;
@@ -126,10 +128,49 @@ impl Sqs {
             }
         }
         drop(order);
+        if operation == "StartMessageMoveTask" {
+            self.move_all(&input, &headers).await;
+        }
         if operation.starts_with("SendMessage") || operation == "StartMessageMoveTask" {
             self.arrived.notify_waiters();
         }
         answer
+    }
+
+    /// Moves what is visible in one queue to another, which the embedded queue itself only writes down as a task. Whoever
+    /// is killed meanwhile leaves a message twice, never nowhere.
+    async fn move_all(&self, input: &Value, headers: &http::HeaderMap) {
+        let (from, to) = ends(input);
+        loop {
+            let received =
+                json!({ "QueueUrl": queue_url(from), "MaxNumberOfMessages": BATCH, "MessageAttributeNames": ["All"] });
+            let received = Box::pin(self.own("ReceiveMessage", &received, headers)).await;
+            let messages = received["Messages"].as_array().cloned().unwrap_or_default();
+            if messages.is_empty() {
+                return;
+            }
+            for message in messages {
+                let mut sent = json!({ "QueueUrl": queue_url(to), "MessageBody": message["Body"] });
+                if message["MessageAttributes"].is_object() {
+                    sent["MessageAttributes"] = message["MessageAttributes"].clone();
+                }
+                Box::pin(self.own("SendMessage", &sent, headers)).await;
+                let done = json!({ "QueueUrl": queue_url(from), "ReceiptHandle": message["ReceiptHandle"] });
+                Box::pin(self.own("DeleteMessage", &done, headers)).await;
+            }
+        }
+    }
+
+    /// An operation of our own, in the name of whoever sent these headers.
+    async fn own(&self, operation: &str, input: &Value, headers: &http::HeaderMap) -> Value {
+        let mut headers = headers.clone();
+        headers.remove(http::header::CONTENT_LENGTH);
+        if let Ok(target) = http::HeaderValue::from_str(&format!("AmazonSQS.{operation}")) {
+            headers.insert("x-amz-target", target);
+        }
+        let (method, uri) = ("POST".to_owned(), "http://127.0.0.1/".to_owned());
+        let answer = self.handle(operation, MockRequest { method, uri, headers, body: input.to_string().into() }).await;
+        serde_json::from_slice(&answer.body).unwrap_or(Value::Null)
     }
 
     fn postpone(&self, entry: &Value) {
@@ -247,9 +288,6 @@ fn replay(path: &Path) -> Result<BTreeMap<u64, Held>, StartError> {
             Some("deleted") => {
                 known.and_then(|sequence| held.remove(&sequence));
             }
-            Some("moved") => {
-                held.values_mut().for_each(|held| held.moved(&text("from"), &text("to")));
-            }
             Some("purged") => held.retain(|_, held| held.queue != text("queue")),
             _ => {}
         }
@@ -264,14 +302,6 @@ impl Held {
             self.receives = 0;
         }
         self.receives += 1;
-    }
-
-    fn moved(&mut self, from: &str, to: &str) {
-        let dead = self.receives >= RECEIVES && format!("{}{DEAD}", self.queue) == from;
-        if self.queue == from || dead {
-            self.queue = to.to_owned();
-            self.receives = 0;
-        }
     }
 }
 
@@ -319,13 +349,6 @@ impl Journal {
                     lines.extend(self.deleted(&entry["ReceiptHandle"]));
                 }
             }
-            "StartMessageMoveTask" => {
-                let from = input["SourceArn"].as_str().and_then(|arn| arn.rsplit(':').next()).unwrap_or_default();
-                let to = input["DestinationArn"].as_str().and_then(|arn| arn.rsplit(':').next());
-                let to = to.unwrap_or(from.strip_suffix(DEAD).unwrap_or(from));
-                self.held.values_mut().for_each(|held| held.moved(from, to));
-                lines.push(json!({ "was": "moved", "from": from, "to": to }));
-            }
             "PurgeQueue" => {
                 self.held.retain(|_, held| held.queue != queue);
                 lines.push(json!({ "was": "purged", "queue": queue }));
@@ -357,6 +380,13 @@ impl Journal {
         self.ids.remove(&id).and_then(|sequence| self.held.remove(&sequence))?;
         Some(json!({ "was": "deleted", "id": id }))
     }
+}
+
+/// From which queue to which a move goes. A dead-letter queue's own destination is the queue that it is of.
+fn ends(input: &Value) -> (&str, &str) {
+    let name = |arn: &str| input[arn].as_str().and_then(|arn| arn.rsplit(':').next());
+    let from = name("SourceArn").unwrap_or_default();
+    (from, name("DestinationArn").unwrap_or(from.strip_suffix(DEAD).unwrap_or(from)))
 }
 
 fn name_of(url: &str) -> &str {
