@@ -414,6 +414,39 @@ mod tests {
         String::from_utf8(bytes).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
+    /// All of the sources below a folder but this one, in one text.
+    fn sources(folder: &std::path::Path, into: &mut String) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, into);
+            } else if path.extension().is_some_and(|e| e == "rs") && !path.ends_with("core/src/telemetry.rs") {
+                into.push_str(&std::fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn every_metric_is_counted_somewhere() {
+        // An alarm on what nothing counts would be silent for ever.
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let mut code = String::new();
+        for folder in ["shared/core/src", "functions"] {
+            sources(&root.join(folder), &mut code);
+        }
+        let uncounted: Vec<_> = Metric::ALL
+            .iter()
+            .map(|metric| metric.name())
+            .filter(|name| {
+                let (used, full) = (format!("Metric::{name}"), code.as_str());
+                !full.match_indices(&used).any(|(at, _)| {
+                    !full[at + used.len()..].starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+                })
+            })
+            .collect();
+        assert_eq!(uncounted, Vec::<&str>::new());
+    }
+
     #[test]
     fn a_line_carries_its_spans_and_fields() {
         let lines = logged(LevelFilter::INFO, || {

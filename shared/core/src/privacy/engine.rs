@@ -24,6 +24,7 @@ use crate::mirror::{Mirror, ShopKey, WRITTEN_AT};
 use crate::queue::{Body, Envelope, QueueError, Source, Version};
 use crate::seal::{Bounds, Sealer};
 use crate::store::{Cond, Cursor, Fence, Item, Key, StoreError, Table, Write};
+use crate::telemetry::{Metric, count};
 
 /// How far a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -300,6 +301,7 @@ impl Privacy {
             Ok::<_, DataError>(ledger::open(&self.table, new, &fence, job, now).await?)
         });
         if opened.await? {
+            count(Metric::PrivacyReceived, &[("topic", kind.topic())]);
             return Ok(id);
         }
         // Another worker took the same request in: theirs counts.
