@@ -284,15 +284,17 @@ impl Mirror {
         now: Timestamp,
     ) -> Result<CustomersPage, DataError> {
         let fenced = move |fence: Fence| async move {
+            // Without its key nothing of the shop can be read: nothing is handed out, and an erased shop stays empty.
+            let Some(key) = self.existing_key(shop, now).await? else {
+                return Ok(CustomersPage { customers: Vec::new(), next: None });
+            };
             let page = self.table.query(&Range::customers(shop), after, limit.clamp(1, 100)).await?;
             let mut customers = Vec::with_capacity(page.items.len());
             let mut marks = Vec::with_capacity(page.items.len());
-            if let Some(key) = self.existing_key(shop, now).await? {
-                for item in page.items.iter().filter(|item| !item.is_expired(now)) {
-                    let customer: Customer = self.open(&key, item)?;
-                    marks.push(key.customer(customer.id));
-                    customers.push(customer);
-                }
+            for item in page.items.iter().filter(|item| !item.is_expired(now)) {
+                let customer: Customer = self.open(&key, item)?;
+                marks.push(key.customer(customer.id));
+                customers.push(customer);
             }
             let count = customers.len();
             audit::record(&self.table, &fence, reader, "customers.list", count, &marks, now, &self.keep).await?;
