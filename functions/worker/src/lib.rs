@@ -136,7 +136,8 @@ impl Worker {
             tracing::info!(shop = %envelope.shop, topic = envelope.topic, "nothing handles this topic");
             return self.drop_body(&envelope).await;
         };
-        let time = if topic.takes_its_time { left - MARGIN } else { (left - MARGIN / 2).min(LONGEST) };
+        // Over before Lambda ends the process, and with it the other records of the batch.
+        let time = if topic.takes_its_time { left - MARGIN } else { (left - MARGIN).min(LONGEST) };
         let work = AssertUnwindSafe(tokio::time::timeout(time + MARGIN / 2, self.deliver(topic, &envelope, time)));
         let result = match work.catch_unwind().await {
             Ok(Ok(result)) => result,
@@ -170,12 +171,13 @@ impl Worker {
         let (table, shop, webhook_id) = (self.privacy.table(), &envelope.shop, &envelope.webhook_id);
         let lease = i64::try_from(time.as_secs()).unwrap_or(60) + 5;
         match deliveries::begin(table, shop, webhook_id, topic.name, lease, now, self.privacy.retention()).await? {
-            Seen::Fresh => {}
+            // Another worker has it, or died with it, or the answer to our own first try was lost. To apply it
+            // all the same changes nothing; to wait would mean the queue's visibility timeout, half an hour.
+            Seen::Fresh | Seen::Busy => {}
             Seen::Done => {
                 count(Metric::DuplicateDelivery, &[]);
                 return Ok(());
             }
-            Seen::Busy => return Err(JobError::Retry { code: "in_progress" }),
         }
         let worked = async {
             let body = self.queues.load_body(envelope).await?;
