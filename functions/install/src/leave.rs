@@ -43,16 +43,6 @@ fn target(text: &str, shop: &ShopDomain, own: &[&Origin]) -> Option<String> {
     }
 }
 
-/// The page's own address for this target, with what the front end needs to find its shop again.
-pub fn location(shop: &ShopDomain, host: Option<&str>, target: &str) -> String {
-    let mut query = Query::from_pairs([("shop", shop.as_str())]);
-    if let Some(host) = host {
-        query.push("host", host);
-    }
-    query.push("redirectUri", target);
-    format!("{PATH}?{}", query.encode())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

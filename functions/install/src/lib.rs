@@ -17,7 +17,7 @@ use gatehouse_core::problem::Problem;
 use gatehouse_core::secrets::SecretStore;
 use gatehouse_core::telemetry::{self, Metric};
 use gatehouse_core::vault::{LiveToken, Vault, VaultError};
-use gatehouse_shopify::begin;
+use gatehouse_shopify::begin::{self, FirstStep};
 use gatehouse_shopify::csp::{REAUTHORIZE_HEADER, RETRY_HEADER};
 use gatehouse_shopify::id_token::{AdminIdToken, IdTokenError, IdTokenFault};
 use gatehouse_shopify::login::{self, Login, LoginError};
@@ -270,13 +270,13 @@ impl Install {
             Err(error) => return self.failed(request, shop, &error, false),
         }
         // `callback` verifies the same signed query again, and sets the cookie that it will check.
-        let begin = format!("{}/begin?{raw_query}", self.settings.launch.callback_url.as_str());
-        let framed = launch.query().get_one("embedded") == Ok(Some("1"));
-        if framed && self.settings.launch.embedded {
-            let host = launch.host().map(gatehouse_shopify::host::Host::to_parameter);
-            return self.redirect(request, &leave::location(shop, host.as_deref(), &begin)).with_code("leave_frame");
+        let begin = format!("{}/begin", self.settings.launch.callback_url.as_str());
+        match begin::first_step(raw_query, leave::PATH, &begin) {
+            Ok(FirstStep::LeaveFrame(path)) if self.settings.launch.embedded => {
+                self.redirect(request, &path).with_code("leave_frame")
+            }
+            _ => self.redirect(request, &format!("{begin}?{raw_query}")).with_code("begin"),
         }
-        self.redirect(request, &begin).with_code("begin")
     }
 
     /// A document of a standalone app for a browser that is logged in: no new login begins.

@@ -103,32 +103,33 @@ impl BeginError {
     }
 }
 
-/// Decides how an installation starts from a launch's query. It trusts nothing of it: the page that sets the state cookie
-/// verifies the launch again. `exit_path` is the app's page that leaves the frame, `begin_url` where the installation
-/// begins.
+/// Decides how an installation starts from a launch's query, which goes on to `begin_url` as it is: the page there, which sets
+/// the state cookie, verifies it again, and Shopify signs every parameter, so none may be dropped, moved or encoded anew.
+/// `exit_path` is the app's page that leaves the frame.
 ///
 /// # Errors
 /// [`BeginError::InvalidShop`].
-pub fn first_step(launch: &Query, exit_path: &str, begin_url: &str) -> Result<FirstStep, BeginError> {
+pub fn first_step(raw_query: &str, exit_path: &str, begin_url: &str) -> Result<FirstStep, BeginError> {
+    let launch = Query::parse(raw_query).map_err(|_| BeginError::InvalidShop)?;
     let shop = launch.get_one("shop").ok().flatten().ok_or(BeginError::InvalidShop)?;
     // Attack: `shop=evil.com` would send the merchant to a consent page that looks like Shopify's.
     let shop = ShopDomain::parse(shop).map_err(|_| BeginError::InvalidShop)?;
     if launch.get_one("embedded") != Ok(Some("1")) {
         return Ok(FirstStep::Begin(shop));
     }
-    let host = launch.get_one("host").ok().flatten().unwrap_or_default();
-    let next = format!("{begin_url}?{}", launch.without(&["embedded", "id_token"]).encode());
-    Ok(FirstStep::LeaveFrame(format!(
-        "{exit_path}?shop={}&host={}&redirectUri={}",
-        encode_component(shop.as_str()),
-        encode_component(host),
-        encode_component(&next),
-    )))
+    let mut exit = Query::from_pairs([("shop", shop.as_str())]);
+    if let Ok(Some(host)) = launch.get_one("host") {
+        exit.push("host", host);
+    }
+    exit.push("redirectUri", &format!("{begin_url}?{raw_query}"));
+    Ok(FirstStep::LeaveFrame(format!("{exit_path}?{}", exit.encode())))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oauth::{Form, sign_query, verify_launch};
+    use crate::{ClientSecrets, Timestamp};
     use proptest::prelude::*;
 
     fn shop() -> ShopDomain {
@@ -144,6 +145,22 @@ mod tests {
     }
 
     #[test]
+    fn what_leaves_the_frame_is_still_signed() {
+        let secrets = ClientSecrets::new("hush".into(), vec![]).unwrap();
+        let now = Timestamp::from_secs(1_795_600_000);
+        let time = now.secs().to_string();
+        let pairs = [("embedded", "1"), ("locale", "de"), ("shop", "a.myshopify.com"), ("timestamp", &time)];
+        let signed = sign_query(&Query::from_pairs(pairs), Form::Encoded, secrets.current());
+        let Ok(FirstStep::LeaveFrame(path)) = first_step(&signed, "/exit", "https://app.example/begin") else {
+            panic!("{signed}")
+        };
+        let exit = Query::parse(path.strip_prefix("/exit?").unwrap()).unwrap();
+        let next = exit.get_one("redirectUri").unwrap().unwrap();
+        let launch = verify_launch(next.strip_prefix("https://app.example/begin?").unwrap(), &secrets, now).unwrap();
+        assert_eq!(launch.shop(), &shop());
+    }
+
+    #[test]
     fn a_host_of_another_shop_is_not_followed() {
         let other = Host::of(&ShopDomain::parse("b.myshopify.com").unwrap());
         assert_eq!(embedded_url(&shop(), Some(&other), "id"), "https://admin.shopify.com/store/a/apps/id");
@@ -153,8 +170,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_step_never_leaves_shopify_or_the_app(raw in "(shop=\\PC{0,20}&)?(embedded=1&)?\\PC{0,60}") {
-            let Ok(query) = Query::parse(&raw) else { return Ok(()) };
-            if let Ok(FirstStep::LeaveFrame(path)) = first_step(&query, "/exit", "https://app.example/begin") {
+            if let Ok(FirstStep::LeaveFrame(path)) = first_step(&raw, "/exit", "https://app.example/begin") {
                 prop_assert!(path.starts_with("/exit?shop="));
                 prop_assert!(path.bytes().all(|b| b.is_ascii_graphic()));
             }
