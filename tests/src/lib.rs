@@ -5,10 +5,15 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use gatehouse_core::config::{AppSettings, BaseSettings, Reader, ShopifySettings, TableSettings};
+use gatehouse_core::secrets::SecretStore;
+use gatehouse_core::vault::{Imported, Vault};
+use gatehouse_core::{aws, clock};
 use gatehouse_local::{Local, Options, binaries};
+use gatehouse_shopify::{Scopes, ShopDomain};
 use serde_json::{Value, json};
 
 pub mod installed;
@@ -41,6 +46,63 @@ impl Harness {
     pub async fn without_build(options: Options) -> Self {
         let local = Local::start(options).await.expect("the house starts");
         Self { http: client(&local), local }
+    }
+
+    /// A vault of one's own on the house's table: what a process of a function has.
+    ///
+    /// # Panics
+    /// When the house's settings are not those of a function.
+    pub async fn vault(&self) -> Vault {
+        let settings = self.local.settings().clone();
+        let (base, app, table, shopify) = Reader::read(
+            move |name| settings.get(name).cloned(),
+            |reader| {
+                let (base, app) = (BaseSettings::read(reader), AppSettings::read(reader));
+                let (table, shopify) = (TableSettings::read(reader), ShopifySettings::read(reader));
+                Some((base?, app?, table?, shopify?))
+            },
+        )
+        .expect("the house's settings are whole");
+        let config = aws::local_config(&base, aws::Patience::Request).await;
+        let secrets = Arc::new(SecretStore::new(aws::secrets_manager(&config), app.secrets_id.clone()));
+        Vault::connect(&config, &app, &table, &shopify, secrets).expect("the TLS stack starts")
+    }
+
+    /// A token that does not expire, from the stand-in, as another program has got it once.
+    ///
+    /// # Panics
+    /// When the stand-in gives none.
+    pub async fn non_expiring(&self, shop: &ShopDomain) -> String {
+        let act = async |name: &str| {
+            let input = json!({ "shop": shop.as_str(), "wait": false });
+            self.local.shopify().act(name, &input).await.expect("the stand-in knows the shop")
+        };
+        act("install_now").await;
+        let code = act("code").await["code"].as_str().unwrap_or_default().to_owned();
+        let secret = self.local.shopify().secrets().remove(0);
+        let body = json!({ "client_id": self.local.app().client_id, "client_secret": secret, "code": code });
+        let url = format!("{}/admin/oauth/access_token", self.setting("SHOPIFY_ENDPOINT_URL"));
+        let request = self.http.post(url).header("host", shop.as_str()).header("content-type", "application/json");
+        let answer = request.body(body.to_string()).send().await.expect("the stand-in answers");
+        let answer = answer.text().await.expect("the answer is text");
+        let answer: Value = serde_json::from_str(&answer).expect("the answer is JSON");
+        answer["access_token"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+    }
+
+    /// Puts the shop's token that does not expire into the vault: due at once, to be migrated.
+    ///
+    /// # Panics
+    /// When the vault refuses it.
+    pub async fn import(&self, vault: &Vault, shop: &ShopDomain) {
+        let imported = Imported {
+            access: self.non_expiring(shop).await.as_str().into(),
+            access_expires: None,
+            refresh: None,
+            refresh_expires: None,
+            scopes: Scopes::parse("read_customers,read_orders"),
+            acquired_at: clock::now().plus_secs(-86_400),
+        };
+        assert!(vault.import(shop, &imported).await.expect("the vault takes it"), "there was none before");
     }
 
     /// The answer to `GET {address}{path}`.

@@ -1,8 +1,10 @@
 //! On a schedule: refreshes what would die, finishes rotations, retires what is old, watches the privacy deadlines.
 //!
 //! An event is `{"task": "…"}` ([`Task`]). Work is found by queries on the `due` index, shard by shard, never by a scan. A run
-//! ends before Lambda ends it, and what it did not come to is still there for the next one: a shop that was refreshed has
-//! left its place in the index, one that failed is put off, and the walks over all shops say where they stopped.
+//! ends before Lambda ends it, and the next one goes on, with nothing handed from one to the other: what was refreshed or
+//! retired has left its place in the index, and a row of the index says by which KMS key and which client secret it is held,
+//! so that a rotation passes over what is done without reading it. So a run may be killed anywhere. Each run begins at
+//! another shard, so that shops that fail stand in nobody's way for long.
 //!
 //! The keeper refreshes by itself, [`AT_ONCE`] shops at a time, and not through a queue: a shop is due every 20 to 25 days, so
 //! 100,000 shops are about 200 an hour, and a run of five minutes has time for thousands. The bound on what Shopify and KMS
@@ -14,12 +16,12 @@ pub mod plan;
 
 use std::time::{Duration, Instant};
 
-use futures_util::stream::{self, StreamExt as _};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use gatehouse_core::config::{AppSettings, BaseSettings, QueueSettings, Reader, ShopifySettings, TableSettings};
 use gatehouse_core::privacy::{Budget, DataError, Objects, Privacy, Queues, Retention};
 use gatehouse_core::runtime::{self, Failure, Invocation};
 use gatehouse_core::secrets::SecretStore;
-use gatehouse_core::store::{Due, DueCursor, DueRow, StoreError};
+use gatehouse_core::store::{Due, DueRow, StoreError};
 use gatehouse_core::telemetry::{Metric, count, record};
 use gatehouse_core::vault::{Vault, VaultError};
 use gatehouse_core::{aws, clock};
@@ -29,28 +31,28 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-pub use plan::{Order, Place, Task};
+pub use plan::{Order, Task};
 
 /// Shops that are worked on at once.
 pub const AT_ONCE: usize = 8;
-/// Rows of one page of the index.
-const PAGE: u16 = 24;
-/// The most shops of one run; the next run goes on.
+/// Rows of one page of the index; DynamoDB ends a page at 1 MB, which is about as many.
+const PAGE: u16 = 5_000;
+/// The most shops that one run does something for; the next run goes on.
 const MOST: u64 = 5_000;
+/// So many failures in a row are no single shop's matter: the run is given up.
+const HOPELESS: u64 = 24;
 /// The longest that one shop may take: a lease that somebody else left behind, and a refresh.
 const ONE_SHOP: Duration = Duration::from_secs(30);
-/// What is kept of the invocation's time for the page under way.
+/// What is kept of the invocation's time for the shops under way.
 const RESERVE: Duration = Duration::from_secs(60);
 /// Up to this long is waited before each shop, so that a run comes as a drizzle.
 const JITTER_MILLIS: u64 = 100;
-/// Everything in the index: nothing is due later than this (refresh tokens live for 90 days).
+/// Every installation that can be refreshed: none is due later than this (refresh tokens live for 90 days).
 const ALL_SECS: i64 = 400 * 86_400;
 /// A warning is given when a request has less than this left of its 30 days.
 const WARN_SECS: i64 = 7 * 86_400;
 /// A request on which nothing has happened for this long is sent again.
 const IDLE_SECS: i64 = 6 * 3_600;
-/// Pages of one shop that one run of the retention reads.
-const RETENTION_PAGES: u32 = 500;
 
 /// Everything that the function reads from its environment.
 pub struct Settings {
@@ -89,26 +91,35 @@ pub struct Keeper {
     kms: aws_sdk_kms::Client,
 }
 
-/// What a run did, and where it stopped.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+/// What a run did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Shops that the index named.
+    /// Rows of the index that were looked at.
     pub seen: u64,
     /// Shops for which something was done.
     pub done: u64,
-    /// Shops for which nothing was to be done.
+    /// Rows for which nothing was to be done.
     pub skipped: u64,
     /// Shops for which it failed.
     pub failed: u64,
-    /// Where to go on; nothing when the run came to the end.
-    pub next: Option<Place>,
+    /// The run came to the end; otherwise the next one goes on.
+    pub finished: bool,
 }
 
-/// What became of one shop.
+/// What became of one row.
 enum One {
     Done,
+    /// Some of it: the row keeps its place.
+    Begun,
     Skipped,
     Failed,
+}
+
+/// Where a run ends.
+#[derive(Clone, Copy)]
+struct Limit {
+    stop: Instant,
+    most: u64,
 }
 
 /// Reads the settings, connects, and works until Lambda stops the process.
@@ -150,23 +161,32 @@ impl Keeper {
         let task = order.task;
         let left = Duration::from_millis(u64::try_from(deadline.millis_since(now)).unwrap_or(0));
         let stop = Instant::now() + left.saturating_sub(RESERVE.min(left / 4));
-        let far = now.plus_secs(ALL_SECS);
+        let limit = Limit { stop, most: order.most.unwrap_or(MOST).min(MOST) };
         // On the heap: the futures of the SDK are large.
         let report = match task {
             Task::Deadlines => return Box::pin(self.deadlines(now, stop)).await,
             Task::Refresh => {
-                Box::pin(self.walk(task, now, order.next, stop, async |row| self.refresh(&row).await)).await
+                let work = async |row: DueRow| self.refresh(&row).await;
+                Box::pin(self.walk(task, &[Due::Install], now, limit, |_| true, work)).await
             }
             Task::RotateKeys => {
                 let key = self.present_kms_key().await?;
-                Box::pin(self.walk(task, far, order.next, stop, async |row| self.rewrap(&row.shop, &key).await)).await
+                // The installations, those that need their merchant among them, and the personal data of every shop that
+                // has any, whether the app is still installed or not.
+                let kinds = [Due::Install, Due::Retention];
+                let old = |row: &DueRow| row.kms_key.as_deref().is_some_and(|held| held != key);
+                let work = async |row: DueRow| self.rewrap(&row.shop, &key).await;
+                Box::pin(self.walk(task, &kinds, Due::NEVER, limit, old, work)).await
             }
             Task::RotateSecrets => {
                 let id = self.vault.secret_id().await.map_err(|error| failure(error.code()))?;
-                Box::pin(self.walk(task, far, order.next, stop, async |row| self.pin(&row.shop, &id).await)).await
+                let old = |row: &DueRow| row.secret_id.as_deref() != Some(&id);
+                let work = async |row: DueRow| self.pin(&row.shop, &id).await;
+                Box::pin(self.walk(task, &[Due::Install], now.plus_secs(ALL_SECS), limit, old, work)).await
             }
             Task::Retention => {
-                Box::pin(self.walk(task, far, order.next, stop, async |row| self.retire(&row.shop, stop).await)).await
+                let work = async |row: DueRow| self.retire(&row, stop).await;
+                Box::pin(self.walk(task, &[Due::Retention], now, limit, |_| true, work)).await
             }
         };
         let report = report.map_err(|error| failure(error.code()))?;
@@ -177,65 +197,65 @@ impl Keeper {
                 record(Metric::KeeperShop, number, &[("task", task.as_str()), ("outcome", outcome)]);
             }
         }
-        let (seen, done, failed) = (report.seen, report.done, report.failed);
-        let finished = report.next.is_none();
+        let Report { seen, done, failed, finished, .. } = report;
         tracing::info!(task = task.as_str(), seen, done, failed, finished, "the keeper's run is over");
         let mut answer = serde_json::to_value(report).unwrap_or_default();
         answer["task"] = json!(task);
         Ok(answer)
     }
 
-    /// Shop by shop through the index, everything that is due until `until`; ends at the end, at `stop`, or when a whole page
-    /// failed: then something is wrong that is no single shop's matter.
+    /// Row by row through the index, everything that is due until `until` and `wanted`, [`AT_ONCE`] at a time. It ends at the
+    /// end, at its limit, or when nothing succeeds any more; what is under way then is brought to its end.
     async fn walk(
         &self,
         task: Task,
+        kinds: &[Due],
         until: Timestamp,
-        from: Option<Place>,
-        stop: Instant,
+        limit: Limit,
+        wanted: impl Fn(&DueRow) -> bool,
         work: impl AsyncFn(DueRow) -> One,
     ) -> Result<Report, StoreError> {
-        let mut report = Report::default();
-        let work = &work;
-        let mut shards: Vec<String> = Due::Install.shards().collect();
-        let mut after = None;
-        match from {
-            Some(place) => {
-                let shard = Due::Install.shard_of(&place.shop);
-                shards.retain(|known| *known >= shard);
-                after = Some(DueCursor::behind_install(&place.shop, Timestamp::from_secs(place.due_at)));
-            }
-            // What is refreshed leaves its place, so any order ends; a run that is cut short must not always favour the same.
-            None if task == Task::Refresh => {
-                let first = fastrand::usize(..shards.len());
-                shards.rotate_left(first);
-            }
-            None => {}
-        }
+        let mut report = Report { seen: 0, done: 0, skipped: 0, failed: 0, finished: true };
+        let (mut begun, mut failed_in_a_row) = (0, 0);
+        let mut shards: Vec<String> = kinds.iter().flat_map(|kind| kind.shards()).collect();
+        let first = fastrand::usize(..shards.len().max(1));
+        shards.rotate_left(first);
         for shard in shards {
+            let mut after = None;
             loop {
                 let (rows, next) = self.vault.table().due(&shard, until, after.take(), PAGE).await?;
-                let last = rows.last().map(|row| Place { shop: row.shop.clone(), due_at: row.due_at.secs() });
-                let outcomes: Vec<One> =
-                    stream::iter(rows).map(|row| Box::pin(work(row))).buffer_unordered(AT_ONCE).collect().await;
-                let failed = outcomes.iter().filter(|one| matches!(one, One::Failed)).count();
-                report.seen += outcomes.len() as u64;
-                report.failed += failed as u64;
-                report.done += outcomes.iter().filter(|one| matches!(one, One::Done)).count() as u64;
-                report.skipped = report.seen - report.done - report.failed;
-                let hopeless = failed > AT_ONCE && failed == outcomes.len();
-                if hopeless || report.seen >= MOST || Instant::now() >= stop {
-                    if hopeless {
-                        tracing::error!(
-                            task = task.as_str(),
-                            failed,
-                            "every shop of a page failed: the run is given up"
-                        );
+                let mut rows = rows.into_iter();
+                let mut under_way = FuturesUnordered::new();
+                let mut over = false;
+                loop {
+                    while !over && under_way.len() < AT_ONCE {
+                        let Some(row) = rows.next() else { break };
+                        if !wanted(&row) {
+                            report.seen += 1;
+                            report.skipped += 1;
+                            continue;
+                        }
+                        over = Instant::now() >= limit.stop || begun >= limit.most || failed_in_a_row >= HOPELESS;
+                        if !over {
+                            begun += 1;
+                            under_way.push(Box::pin(work(row)));
+                        }
                     }
-                    if let Some(last) = last {
-                        report.next = Some(last);
-                        return Ok(report);
+                    let Some(one) = under_way.next().await else { break };
+                    report.seen += 1;
+                    match one {
+                        One::Done => report.done += 1,
+                        One::Begun => (report.done, report.finished) = (report.done + 1, false),
+                        One::Skipped => report.skipped += 1,
+                        One::Failed => report.failed += 1,
                     }
+                    failed_in_a_row = if matches!(one, One::Failed) { failed_in_a_row + 1 } else { 0 };
+                }
+                if over {
+                    if failed_in_a_row >= HOPELESS {
+                        tracing::error!(task = task.as_str(), failed_in_a_row, "nothing succeeds: the run is given up");
+                    }
+                    return Ok(Report { finished: false, ..report });
                 }
                 match next {
                     Some(next) => after = Some(next),
@@ -289,22 +309,22 @@ impl Keeper {
         }
     }
 
-    async fn retire(&self, shop: &ShopDomain, stop: Instant) -> One {
-        if Instant::now() >= stop {
-            // Not begun; the next run comes to it.
-            return One::Skipped;
-        }
-        match self.privacy.retire(shop, clock::now(), &mut Budget::pages(RETENTION_PAGES)).await {
-            Ok(Some(retired)) if retired.is_empty() => One::Skipped,
-            Ok(Some(retired)) => {
-                for (kind, number) in retired {
-                    #[expect(clippy::cast_precision_loss, reason = "bounded by the pages of one run")]
+    async fn retire(&self, row: &DueRow, stop: Instant) -> One {
+        let mut budget = Budget::until(stop.min(Instant::now() + ONE_SHOP));
+        match self.privacy.retire(row, clock::now(), &mut budget).await {
+            Ok(retired) => {
+                let nothing = retired.counts.is_empty();
+                for (kind, number) in retired.counts {
+                    #[expect(clippy::cast_precision_loss, reason = "bounded by what one run has time for")]
                     record(Metric::Retired, number as f64, &[("kind", kind)]);
                 }
-                One::Done
+                match (retired.finished, nothing) {
+                    (false, _) => One::Begun,
+                    (true, true) => One::Skipped,
+                    (true, false) => One::Done,
+                }
             }
-            Ok(None) => one_failed(Task::Retention, shop, "too_many_pages"),
-            Err(error) => one_failed(Task::Retention, shop, error.code()),
+            Err(error) => one_failed(Task::Retention, &row.shop, error.code()),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use gatehouse_core::vault::{Installation, VaultError};
 use gatehouse_life::Status;
-use gatehouse_shopify::{ShopDomain, Timestamp};
+use gatehouse_shopify::Timestamp;
 use serde::{Deserialize, Serialize};
 
 const HOUR: i64 = 3_600;
@@ -14,9 +14,9 @@ const DAY: i64 = 24 * HOUR;
 pub struct Order {
     /// Which.
     pub task: Task,
-    /// Where an earlier run of the same task stopped.
+    /// Do something for so many shops at most, for a cautious first run.
     #[serde(default)]
-    pub next: Option<Place>,
+    pub most: Option<u64>,
 }
 
 /// One kind of work.
@@ -48,16 +48,6 @@ impl Task {
     }
 }
 
-/// A place in the index: behind this installation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Place {
-    /// The shop that was dealt with last; its shard follows from it.
-    pub shop: ShopDomain,
-    /// When it was due, in unix seconds.
-    pub due_at: i64,
-}
-
 /// Whether an installation that the index names is really to be refreshed: the index lags behind the table.
 pub fn is_due(installation: &Installation, now: Timestamp) -> bool {
     installation.status == Status::Installed && installation.due_at.is_some_and(|due| due <= now)
@@ -86,6 +76,7 @@ pub fn again_at(error: &VaultError, refresh_expires: Option<Timestamp>, now: Tim
 mod tests {
     use super::*;
     use gatehouse_core::store::StoreError;
+    use gatehouse_shopify::ShopDomain;
     use proptest::prelude::*;
 
     const NOW: Timestamp = Timestamp::from_secs(1_795_219_200);
@@ -129,15 +120,14 @@ mod tests {
     #[test]
     fn an_order_is_read_whole_or_refused() {
         let order = |text: &str| serde_json::from_str::<Order>(text).ok();
-        assert_eq!(order(r#"{"task":"rotate-keys"}"#), Some(Order { task: Task::RotateKeys, next: None }));
-        let place = order(r#"{"task":"refresh","next":{"shop":"one.myshopify.com","due_at":7}}"#);
-        assert_eq!(place.unwrap().next.unwrap().due_at, 7);
+        assert_eq!(order(r#"{"task":"rotate-keys"}"#), Some(Order { task: Task::RotateKeys, most: None }));
+        assert_eq!(order(r#"{"task":"refresh","most":7}"#), Some(Order { task: Task::Refresh, most: Some(7) }));
         for wrong in [
             "{}",
             "[]",
             r#"{"task":"sleep"}"#,
             r#"{"task":"refresh","shop":"one.myshopify.com"}"#,
-            r#"{"task":"refresh","next":{"shop":"evil.com","due_at":7}}"#,
+            r#"{"task":"refresh","most":-1}"#,
         ] {
             assert_eq!(order(wrong), None, "{wrong}");
         }

@@ -26,9 +26,9 @@ pub fn of_the_template() -> Vec<Entry> {
     let entries = [
         ("refresh", 15 * MINUTE),
         ("deadlines", HOUR),
-        ("rotate-secrets", 6 * HOUR),
-        ("retention", 24 * HOUR),
-        ("rotate-keys", 24 * HOUR),
+        ("rotate-secrets", HOUR),
+        ("retention", HOUR),
+        ("rotate-keys", HOUR),
     ];
     let entry = |(task, secs): (&str, u64)| Entry { task: task.to_owned(), every: Duration::from_secs(secs) };
     entries.into_iter().map(entry).collect()

@@ -30,7 +30,7 @@ use crate::store::{AsStore, StoreError};
 
 pub use data::{ErasePage, ExportPage, PersonalData, Registry, Subject};
 pub use engine::{ExportFile, Outcome, Privacy};
-pub use keeper::OpenRequest;
+pub use keeper::{OpenRequest, Retired};
 pub use ledger::{Entry, State};
 pub use objects::Objects;
 pub use queues::Queues;

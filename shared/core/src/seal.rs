@@ -26,9 +26,12 @@ use aws_sdk_kms::types::DataKeySpec;
 use gatehouse_shopify::{ShopDomain, Timestamp};
 use zeroize::Zeroizing;
 
-use crate::store::{AsStore, Changes, Cond, Fence, Item, Key, StoreError, Table, Write};
+use crate::store::{AsStore, Changes, Cond, Due, Fence, Item, Key, StoreError, Table, Write};
 use crate::telemetry::{Metric, count};
 use cache::KeyCache;
+
+/// When the keeper first looks through a shop's personal data for what is past its retention: after a week.
+const FIRST_LOOK_SECS: i64 = 7 * 86_400;
 
 /// What a data key is for. A role that may unwrap one purpose's keys cannot unwrap the other's: the key policy compares
 /// the encryption context.
@@ -321,8 +324,10 @@ impl Sealer {
             return Ok(key);
         }
         let (wrapped, key) = self.new_key(shop, Purpose::PersonalData, now).await?;
+        // It lives as long as the shop's personal data: so it stands for them in the index, for the retention and for a
+        // rotation of the KMS key.
         let item = Item::new()
-            .text("shop", shop.as_str())
+            .due(Due::Retention, shop, now.plus_secs(FIRST_LOOK_SECS))
             .bytes(WrappedKey::BLOB, wrapped.blob)
             .text(WrappedKey::KMS_KEY, wrapped.kms_key)
             .time("created_at", now);

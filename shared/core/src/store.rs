@@ -142,6 +142,10 @@ pub struct DueRow {
     pub key: Key,
     /// When it fell due.
     pub due_at: Timestamp,
+    /// The KMS key that the row's data key lies under; `None` when it has none, or an older version wrote it.
+    pub kms_key: Option<String>,
+    /// The client secret that the row's tokens are pinned to, as [`crate::vault::Vault::secret_id`] names it.
+    pub secret_id: Option<String>,
 }
 
 /// Where a pass over one shard of the index goes on.
@@ -514,7 +518,8 @@ fn due_row(item: Item) -> Result<DueRow, StoreError> {
     if !key.is_of(&shop) {
         return Err(StoreError::Malformed("shop"));
     }
-    Ok(DueRow { shop, key, due_at })
+    let text = |name: &str| item.get_text(name).map(ToOwned::to_owned);
+    Ok(DueRow { shop, key, due_at, kms_key: text("kms_key"), secret_id: text("secret") })
 }
 
 fn condition_failed(old: Option<HashMap<String, AttributeValue>>, at: usize) -> StoreError {

@@ -7,6 +7,14 @@
 //! It must never: hand out a token that is not stored, keep one anywhere else, name one in a log or an error, or let news of
 //! an old installation touch a newer one.
 
+/// Where a test ends the process ([`Vault::with_crash_points`]). In a release build nothing is left of it.
+macro_rules! crash_point {
+    ($vault:expr, $point:ident) => {
+        #[cfg(debug_assertions)]
+        $vault.crash_point($crate::vault::CrashPoint::$point);
+    };
+}
+
 mod drive;
 mod item;
 mod others;
@@ -218,6 +226,13 @@ impl Vault {
         self
     }
 
+    #[cfg(debug_assertions)]
+    fn crash_point(&self, point: CrashPoint) {
+        if let Some(hook) = &self.crash {
+            hook(point);
+        }
+    }
+
     /// As the settings say, with the wall clock: what every function makes at start.
     ///
     /// # Errors
@@ -417,7 +432,8 @@ impl Vault {
     /// [`StoreError`]
     pub async fn put_off(&self, shop: &ShopDomain, version: u64, until: Timestamp) -> Result<bool, StoreError> {
         let changes = Changes::new().number(name::DUE_AT, until.secs());
-        let unchanged = Cond::number(name::VERSION, item::stored_version(version)).and(Cond::Present(name::DUE_SHARD));
+        let unchanged = Cond::number(name::VERSION, item::stored_version(version))
+            .and(Cond::below(name::DUE_AT, Due::NEVER.secs()));
         match self.parts.table.update(&Key::install(shop), changes, Some(unchanged)).await {
             Ok(_) => Ok(true),
             Err(StoreError::ConditionFailed { .. }) => Ok(false),
@@ -642,10 +658,9 @@ impl Vault {
     fn with_due(&self, changes: Changes, shop: &ShopDomain, record: &life::Record) -> Changes {
         let mut seed = [0; 8];
         seed.copy_from_slice(&Sha256::digest(shop.as_str().as_bytes())[8..16]);
-        match life::due_at(record, self.parts.mode, u64::from_be_bytes(seed)) {
-            Some(due) => changes.text(name::DUE_SHARD, Due::Install.shard_of(shop)).number(name::DUE_AT, due.secs()),
-            None => changes.remove(name::DUE_SHARD).remove(name::DUE_AT),
-        }
+        // Every row with a data key stays in the index, so that a rotation of the KMS key finds it without a scan.
+        let due = life::due_at(record, self.parts.mode, u64::from_be_bytes(seed)).unwrap_or(Due::NEVER);
+        changes.text(name::DUE_SHARD, Due::Install.shard_of(shop)).number(name::DUE_AT, due.secs())
     }
 }
 

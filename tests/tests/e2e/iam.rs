@@ -706,16 +706,16 @@ async fn a_run_is_logged(ground: Arc<Ground>) {
 
 async fn a_token_is_refreshed(ground: Arc<Ground>) {
     ground.forget().await;
-    let vault = keeper::vault(&ground.house).await;
-    keeper::import(&ground.house, &vault, &ground.house.local.app().shop).await;
+    let vault = ground.house.vault().await;
+    ground.house.import(&vault, &ground.house.local.app().shop).await;
     ground.begin();
     assert_eq!(ground.keeper("refresh").await["done"], 1);
 }
 
 async fn keys_move(ground: Arc<Ground>) {
     ground.forget().await;
-    let (vault, shop) = (keeper::vault(&ground.house).await, &ground.house.local.app().shop);
-    keeper::import(&ground.house, &vault, shop).await;
+    let (vault, shop) = (ground.house.vault().await, &ground.house.local.app().shop);
+    ground.house.import(&vault, shop).await;
     vault.live_token(shop, clock::now().plus_secs(20)).await.unwrap();
     let fence = gatehouse_core::store::Fence::read(vault.table(), shop).await.unwrap();
     vault.sealer().personal_data_key(vault.table(), &fence, clock::now()).await.unwrap();
@@ -730,7 +730,7 @@ async fn keys_move(ground: Arc<Ground>) {
 
 async fn a_lost_request_is_sent_again(ground: Arc<Ground>) {
     ground.forget().await;
-    let (vault, shop, now) = (keeper::vault(&ground.house).await, &ground.house.local.app().shop, clock::now());
+    let (vault, shop, now) = (ground.house.vault().await, &ground.house.local.app().shop, clock::now());
     keeper::request(&vault, shop, "lost", now.plus_secs(-3_600), now.plus_secs(-86_400)).await;
     ground.begin();
     assert_eq!(ground.keeper("deadlines").await["resent"], 1);
@@ -739,8 +739,8 @@ async fn a_lost_request_is_sent_again(ground: Arc<Ground>) {
 
 async fn what_is_old_goes(ground: Arc<Ground>) {
     ground.forget().await;
-    let (vault, shop, now) = (keeper::vault(&ground.house).await, &ground.house.local.app().shop, clock::now());
-    keeper::import(&ground.house, &vault, shop).await;
+    let (vault, shop, now) = (ground.house.vault().await, &ground.house.local.app().shop, clock::now());
+    ground.house.import(&vault, shop).await;
     let request = format!("{}.data_request.1", now.millis());
     let old = now.plus_secs(-400 * 86_400);
     let export = Item::new().text("request", &request).text("subjects", "").time("written_at", old).number("bytes", 2);

@@ -1,14 +1,14 @@
 //! The keeper, by its real binary: what each task does, and what it reads to find its work.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use gatehouse_core::clock;
-use gatehouse_core::config::{AppSettings, BaseSettings, Reader, ShopifySettings, TableSettings};
 use gatehouse_core::privacy::{Kind, RequestId};
-use gatehouse_core::secrets::SecretStore;
-use gatehouse_core::store::{Due, Item, Key};
-use gatehouse_core::vault::{Imported, Vault};
+use gatehouse_core::seal::{Purpose, WrappedKey};
+use gatehouse_core::store::{Due, Fence, Item, Key};
+use gatehouse_core::vault::{Imported, Uninstall, Vault};
 use gatehouse_local::Options;
+use gatehouse_local::aws::Fault;
 use gatehouse_shopify::{Scopes, ShopDomain, Timestamp};
 use gatehouse_tests::Harness;
 use serde_json::{Value, json};
@@ -17,55 +17,8 @@ async fn house() -> Harness {
     Harness::with(Options { mappings: false, ..Options::default() }).await
 }
 
-/// A vault of the test's own, on the house's table.
-pub(crate) async fn vault(harness: &Harness) -> Vault {
-    let settings = harness.local.settings().clone();
-    let (base, app, table, shopify) = Reader::read(
-        move |name| settings.get(name).cloned(),
-        |reader| {
-            let (base, app) = (BaseSettings::read(reader), AppSettings::read(reader));
-            let (table, shopify) = (TableSettings::read(reader), ShopifySettings::read(reader));
-            Some((base?, app?, table?, shopify?))
-        },
-    )
-    .unwrap();
-    let config = gatehouse_core::aws::local_config(&base, gatehouse_core::aws::Patience::Request).await;
-    let secrets = Arc::new(SecretStore::new(gatehouse_core::aws::secrets_manager(&config), app.secrets_id.clone()));
-    Vault::connect(&config, &app, &table, &shopify, secrets).unwrap()
-}
-
 pub(crate) fn shop(name: &str) -> ShopDomain {
     ShopDomain::parse(&format!("{name}.myshopify.com")).unwrap()
-}
-
-/// A token that does not expire, from the stand-in, as another program has got it once.
-pub(crate) async fn non_expiring(harness: &Harness, shop: &ShopDomain) -> String {
-    let act = async |name: &str| {
-        let input = json!({ "shop": shop.as_str(), "wait": false });
-        harness.local.shopify().act(name, &input).await.unwrap()
-    };
-    act("install_now").await;
-    let code = act("code").await["code"].as_str().unwrap().to_owned();
-    let secret = harness.local.shopify().secrets().remove(0);
-    let body = json!({ "client_id": harness.local.app().client_id, "client_secret": secret, "code": code });
-    let url = format!("{}/admin/oauth/access_token", harness.setting("SHOPIFY_ENDPOINT_URL"));
-    let request = harness.http.post(url).header("host", shop.as_str()).header("content-type", "application/json");
-    let answer = request.body(body.to_string()).send().await.unwrap().text().await.unwrap();
-    let answer: Value = serde_json::from_str(&answer).unwrap();
-    answer["access_token"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
-}
-
-/// Puts the shop's token that does not expire into the vault.
-pub(crate) async fn import(harness: &Harness, vault: &Vault, shop: &ShopDomain) {
-    let imported = Imported {
-        access: non_expiring(harness, shop).await.as_str().into(),
-        access_expires: None,
-        refresh: None,
-        refresh_expires: None,
-        scopes: Scopes::parse("read_customers,read_orders"),
-        acquired_at: clock::now().plus_secs(-86_400),
-    };
-    assert!(vault.import(shop, &imported).await.unwrap());
 }
 
 /// Installations that are not due, so many that nobody would read them all.
@@ -87,11 +40,11 @@ pub(crate) async fn many_idle(vault: &Vault, number: u32) {
 #[tokio::test]
 async fn a_refresh_run_reads_only_what_is_due() {
     let harness = house().await;
-    let vault = vault(&harness).await;
+    let vault = harness.vault().await;
     many_idle(&vault, 1_200).await;
     let due = [shop("gatehouse-demo"), shop("hinode-books")];
     for shop in &due {
-        import(&harness, &vault, shop).await;
+        harness.import(&vault, shop).await;
     }
     let aws = harness.local.aws();
     aws.reset_calls();
@@ -107,17 +60,17 @@ async fn a_refresh_run_reads_only_what_is_due() {
     }
     aws.reset_calls();
     let again = harness.local.keeper("refresh").await.unwrap();
-    assert_eq!((again["seen"].as_u64(), again["next"].is_null()), (Some(0), true), "{again}");
+    assert_eq!((&again["seen"], &again["finished"]), (&json!(0), &json!(true)), "{again}");
     assert_eq!(aws.calls().get("dynamodb.GetItem"), None);
 }
 
 #[tokio::test]
 async fn a_shop_that_fails_is_put_off_and_stands_in_nobodys_way() {
     let harness = house().await;
-    let vault = vault(&harness).await;
+    let vault = harness.vault().await;
     let (good, bad) = (shop("gatehouse-demo"), shop("hinode-books"));
-    import(&harness, &vault, &good).await;
-    import(&harness, &vault, &bad).await;
+    harness.import(&vault, &good).await;
+    harness.import(&vault, &bad).await;
     let fault = json!({ "shop": bad.as_str(), "kind": "status", "status": 403, "count": 100 });
     harness.local.shopify().act("fault", &fault).await.unwrap();
     let report = harness.local.keeper("refresh").await.unwrap();
@@ -127,42 +80,173 @@ async fn a_shop_that_fails_is_put_off_and_stands_in_nobodys_way() {
     assert_eq!(harness.local.keeper("refresh").await.unwrap()["seen"], 0);
 }
 
-#[tokio::test]
-async fn a_rotated_secret_may_be_revoked_once_the_pairs_are_pinned_anew() {
-    let harness = house().await;
-    let shopify = harness.local.shopify();
-    let one = shop("gatehouse-demo");
-    let before = vault(&harness).await;
-    import(&harness, &before, &one).await;
-    before.live_token(&one, clock::now().plus_secs(20)).await.unwrap();
-    shopify.act("rotate_secret", &json!({})).await.unwrap();
-    let report = harness.local.keeper("rotate-secrets").await.unwrap();
-    assert_eq!(report["done"], 1, "{report}\n{}", harness.logs());
-    let after = vault(&harness).await;
-    let pinned = after.installation(&one).await.unwrap().unwrap();
-    assert_eq!(pinned.secret_id, Some(after.secret_id().await.unwrap()));
-    assert_eq!(harness.local.keeper("rotate-secrets").await.unwrap()["done"], 0);
-    shopify.act("revoke_secret", &json!({})).await.unwrap();
-    assert!(after.renew(&one, clock::now().plus_secs(20)).await.unwrap(), "the pair lives on without the old secret");
+/// By which of the app's secrets the last delivery was signed, as the webhook function's metric says.
+async fn delivered(harness: &Harness) -> String {
+    let answer = harness.local.shopify().act("webhook", &json!({ "topic": "orders/updated" })).await.unwrap();
+    assert_eq!(answer["deliveries"][0]["status"], 200, "{answer}");
+    let lines = harness.local.lambda().lines(Some("webhook"));
+    let metrics = lines.iter().filter_map(|line| serde_json::from_str::<Value>(&line.text).ok());
+    let last = metrics.filter(|metric| metric.get("SecretMatched").is_some()).last().expect("a metric");
+    last["generation"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test]
-async fn data_keys_come_under_the_present_kms_key() {
+async fn a_client_secret_is_rotated_in_shopifys_five_steps_without_downtime() {
     let harness = house().await;
-    let vault = vault(&harness).await;
+    let shopify = harness.local.shopify();
     let one = shop("gatehouse-demo");
-    import(&harness, &vault, &one).await;
-    vault.live_token(&one, clock::now().plus_secs(20)).await.unwrap();
-    let present = vault.installation(&one).await.unwrap().unwrap().kms_key.unwrap();
+    let before = harness.vault().await;
+    harness.import(&before, &one).await;
+    before.live_token(&one, clock::now().plus_secs(20)).await.unwrap();
+    // 1. A new secret. 2. Deliveries are still signed with the old one, and verified; the metric says so.
+    shopify.act("rotate_secret", &json!({})).await.unwrap();
+    assert_eq!(delivered(&harness).await, "1");
+    // 3. Grants use the new one. 4. The pairs are replaced, and the last run says that none is left.
+    let report = harness.local.keeper("rotate-secrets").await.unwrap();
+    assert_eq!(report["done"], 1, "{report}\n{}", harness.logs());
+    let after = harness.vault().await;
+    let pinned = after.installation(&one).await.unwrap().unwrap();
+    assert_eq!(pinned.secret_id, Some(after.secret_id().await.unwrap()));
+    let last = harness.local.keeper("rotate-secrets").await.unwrap();
+    assert_eq!((&last["done"], &last["failed"], &last["finished"]), (&json!(0), &json!(0), &json!(true)));
+    // 5. The old secret is revoked: the old one is seen no more, and the pair lives on without it.
+    shopify.act("revoke_secret", &json!({})).await.unwrap();
+    assert_eq!(delivered(&harness).await, "0");
+    assert!(after.renew(&one, clock::now().plus_secs(20)).await.unwrap(), "the pair lives on without the old secret");
+}
+
+/// Shops with a pair that lives for an hour, each with personal data.
+async fn installed(vault: &Vault, names: &[&str]) -> Vec<ShopDomain> {
+    let now = clock::now();
+    let mut shops = Vec::new();
+    for name in names {
+        let shop = shop(name);
+        let imported = Imported {
+            access: "shpat_stored".into(),
+            access_expires: Some(now.plus_secs(3_600)),
+            refresh: Some("shprt_unknown".into()),
+            refresh_expires: Some(now.plus_secs(80 * 86_400)),
+            scopes: Scopes::parse("read_customers"),
+            acquired_at: now.plus_secs(-60),
+        };
+        assert!(vault.import(&shop, &imported).await.unwrap());
+        let fence = Fence::read(vault.table(), &shop).await.unwrap();
+        vault.sealer().personal_data_key(vault.table(), &fence, now).await.unwrap();
+        shops.push(shop);
+    }
+    shops
+}
+
+/// Every wrapped data key of these shops: under which KMS key it lies, and whether it opens in a process that has none cached.
+async fn data_keys(harness: &Harness, shops: &[ShopDomain]) -> Vec<(String, bool)> {
+    let vault = harness.vault().await;
+    let mut found = Vec::new();
+    for shop in shops {
+        let places = [(Key::install(shop), Purpose::Tokens), (Key::personal_data_key(shop), Purpose::PersonalData)];
+        for (at, purpose) in places {
+            let Some(item) = vault.table().get(&at).await.unwrap() else { continue };
+            let (Some(blob), Some(kms_key)) = (item.get_bytes("key"), item.get_text("kms_key")) else { continue };
+            let wrapped = WrappedKey { blob: blob.to_vec(), kms_key: kms_key.to_owned() };
+            let opens = vault.sealer().key(shop, purpose, &wrapped, clock::now()).await.is_ok();
+            found.push((kms_key.to_owned(), opens));
+        }
+    }
+    found
+}
+
+async fn present_and_other_key(harness: &Harness, vault: &Vault, shops: &[ShopDomain]) -> (String, String) {
+    let present = vault.installation(&shops[0]).await.unwrap().unwrap().kms_key.unwrap();
     let other = harness.local.aws().call("kms", "CreateKey", &json!({})).await.unwrap();
     let other = other["KeyMetadata"]["Arn"].as_str().unwrap().to_owned();
-    assert!(vault.rewrap(&one, &other).await.unwrap().tokens);
     harness.local.iam().add_key(&other);
+    for shop in shops {
+        let rewrapped = vault.rewrap(shop, &other).await.unwrap();
+        assert!(rewrapped.tokens && rewrapped.personal_data);
+    }
+    (present, other)
+}
+
+#[tokio::test]
+async fn every_data_key_that_is_kept_comes_under_the_present_kms_key() {
+    let harness = house().await;
+    let vault = harness.vault().await;
+    many_idle(&vault, 1_200).await;
+    // In the stand-in's books the first has never installed the app, so its refresh token is refused.
+    let shops = installed(&vault, &["gatehouse-demo", "stays", "removed"]).await;
+    let [dead, stays, removed] = &shops[..] else { panic!("three") };
+    let (present, other) = present_and_other_key(&harness, &vault, &shops).await;
+    let version = vault.installation(dead).await.unwrap().unwrap().version;
+    let refused =
+        vault.replace_refused(dead, version, clock::now().plus_secs(20)).await.err().map(|error| error.code());
+    assert_eq!(refused, Some("needs_reauth"));
+    let gone = vault.on_uninstalled(removed, clock::now(), clock::now().plus_secs(20)).await.unwrap();
+    assert_eq!(gone, Uninstall::Forgotten);
+
+    harness.local.aws().reset_calls();
     let report = harness.local.keeper("rotate-keys").await.unwrap();
-    assert_eq!(report["done"], 1, "{report}\n{}", harness.logs());
-    assert_eq!(vault.installation(&one).await.unwrap().unwrap().kms_key, Some(present));
-    vault.live_token(&one, clock::now().plus_secs(20)).await.unwrap();
-    assert_eq!(harness.local.keeper("rotate-keys").await.unwrap()["skipped"], 1);
+    assert_eq!((&report["failed"], &report["finished"]), (&json!(0), &json!(true)), "{report}\n{}", harness.logs());
+    let calls = harness.local.aws().calls();
+    assert_eq!(calls.get("dynamodb.Scan"), None);
+    assert_eq!(calls.get("dynamodb.Query"), Some(&32), "one page of each shard, the idle shops in it");
+    assert!(calls["dynamodb.GetItem"] <= 10, "no shop is read that needs nothing: {calls:?}");
+    // What the removed shop's tokens were sealed with is deleted; its personal data stays until the erasure.
+    let keys = data_keys(&harness, &shops).await;
+    assert_eq!(keys, vec![(present.clone(), true); 5]);
+    harness.local.aws().call("kms", "DisableKey", &json!({ "KeyId": other })).await.unwrap();
+    assert_eq!(data_keys(&harness, &shops).await, vec![(present, true); 5], "the old key is not needed any more");
+    let after = harness.vault().await;
+    assert!(after.live_token(stays, clock::now().plus_secs(20)).await.is_ok());
+    harness.local.aws().reset_calls();
+    let again = harness.local.keeper("rotate-keys").await.unwrap();
+    assert_eq!(again["done"], 0, "{again}");
+    assert_eq!(harness.local.aws().calls().get("dynamodb.GetItem"), None);
+}
+
+async fn order(harness: &Harness, order: &Value) -> Value {
+    let answer = harness.local.lambda().invoke("keeper", order.to_string().into()).await.unwrap();
+    serde_json::from_slice(&answer).unwrap()
+}
+
+#[tokio::test]
+async fn a_pass_that_is_cut_short_goes_on_by_itself_and_does_nothing_twice() {
+    let harness = house().await;
+    let vault = harness.vault().await;
+    let names: Vec<_> = (0..7).map(|n| format!("shop-{n}")).collect();
+    let shops = installed(&vault, &names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let (present, _) = present_and_other_key(&harness, &vault, &shops).await;
+    harness.local.aws().reset_calls();
+    let mut runs = Vec::new();
+    while runs.last().is_none_or(|run: &Value| run["finished"] == false) {
+        assert!(runs.len() < 10, "{runs:?}");
+        runs.push(order(&harness, &json!({ "task": "rotate-keys", "most": 2 })).await);
+    }
+    assert!(runs.len() >= 4, "{runs:?}");
+    let done: u64 = runs.iter().map(|run| run["done"].as_u64().unwrap()).sum();
+    assert_eq!(done, 7, "{runs:?}");
+    assert_eq!(data_keys(&harness, &shops).await, vec![(present, true); 14]);
+    assert_eq!(harness.local.aws().calls().get("kms.ReEncrypt"), Some(&14));
+}
+
+#[tokio::test]
+async fn a_pass_that_is_killed_is_finished_by_the_next() {
+    let timeouts = [("keeper".to_owned(), Duration::from_secs(4))].into();
+    let harness = Harness::with(Options { mappings: false, timeouts, ..Options::default() }).await;
+    let vault = harness.vault().await;
+    let names: Vec<_> = (0..20).map(|n| format!("shop-{n}")).collect();
+    let shops = installed(&vault, &names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let (present, _) = present_and_other_key(&harness, &vault, &shops).await;
+    // Some shops are done, and then KMS hangs until the process is killed in the middle of the others.
+    order(&harness, &json!({ "task": "rotate-keys", "most": 3 })).await;
+    let hangs = Fault::slow("kms", Duration::from_secs(8)).operation("ReEncrypt");
+    harness.local.aws().fault(hangs);
+    assert!(harness.local.keeper("rotate-keys").await.is_err(), "Lambda ended it");
+    harness.local.aws().heal();
+    let mut runs = 0;
+    while harness.local.keeper("rotate-keys").await.unwrap()["finished"] == false {
+        runs += 1;
+        assert!(runs < 20);
+    }
+    assert_eq!(data_keys(&harness, &shops).await, vec![(present, true); 40]);
 }
 
 /// A request that was taken in 30 days before it is due.
@@ -187,7 +271,7 @@ pub(crate) async fn request(vault: &Vault, of: &ShopDomain, key: &str, due: Time
 #[tokio::test]
 async fn privacy_deadlines_are_warned_of_and_lost_jobs_sent_again() {
     let harness = house().await;
-    let vault = vault(&harness).await;
+    let vault = harness.vault().await;
     let now = clock::now();
     request(&vault, &shop("calm"), "calm", now.plus_secs(20 * 86_400), now).await;
     request(&vault, &shop("near"), "near", now.plus_secs(3 * 86_400), now).await;
@@ -204,21 +288,39 @@ async fn privacy_deadlines_are_warned_of_and_lost_jobs_sent_again() {
 }
 
 #[tokio::test]
-async fn what_is_old_is_retired_and_what_is_young_stays() {
+async fn what_is_old_is_retired_and_only_shops_that_are_due_are_read() {
     let harness = house().await;
-    let vault = vault(&harness).await;
-    many_idle(&vault, 1).await;
-    let of = shop("idle-0");
+    let vault = harness.vault().await;
     let now = clock::now();
+    // Each shop with personal data, looked through again when something of it ends.
+    let rows = (0..1_200).map(|n| {
+        let shop = shop(&format!("calm-{n}"));
+        (Key::personal_data_key(&shop), Item::new().due(Due::Retention, &shop, now.plus_secs(86_400)))
+    });
+    vault.table().put_batch(rows.collect()).await.unwrap();
+    let due = [shop("due-1"), shop("due-2"), shop("due-3")];
     let delivery = |days: i64| Item::new().text("state", "complete").time("written_at", now.plus_secs(-days * 86_400));
-    let (old, young) = (Key::delivery(&of, "old"), Key::delivery(&of, "young"));
-    vault.table().put(&old, delivery(30), None).await.unwrap();
-    vault.table().put(&young, delivery(1), None).await.unwrap();
+    for of in &due {
+        let row = Item::new().due(Due::Retention, of, now.plus_secs(-60));
+        vault.table().put(&Key::personal_data_key(of), row, None).await.unwrap();
+        vault.table().put(&Key::delivery(of, "old"), delivery(30), None).await.unwrap();
+        vault.table().put(&Key::delivery(of, "young"), delivery(1), None).await.unwrap();
+    }
+    let aws = harness.local.aws();
+    aws.reset_calls();
     let report = harness.local.keeper("retention").await.unwrap();
-    assert_eq!(report["done"], 1, "{report}\n{}", harness.logs());
-    assert!(vault.table().get(&old).await.unwrap().is_none());
-    assert!(vault.table().get(&young).await.unwrap().is_some());
-    assert!(vault.table().get(&Key::install(&of)).await.unwrap().is_some());
+    assert_eq!((&report["seen"], &report["done"]), (&json!(3), &json!(3)), "{report}\n{}", harness.logs());
+    let calls = aws.calls();
+    assert_eq!(calls.get("dynamodb.Scan"), None);
+    assert_eq!(calls.get("dynamodb.GetItem"), Some(&3), "{calls:?}");
+    assert_eq!(calls.get("dynamodb.Query"), Some(&(16 + 3 * 7)), "the shards, and the kinds of the three: {calls:?}");
+    for of in &due {
+        assert!(vault.table().get(&Key::delivery(of, "old")).await.unwrap().is_none());
+        assert!(vault.table().get(&Key::delivery(of, "young")).await.unwrap().is_some());
+    }
+    aws.reset_calls();
+    assert_eq!(harness.local.keeper("retention").await.unwrap()["seen"], 0);
+    assert_eq!(aws.calls().get("dynamodb.GetItem"), None);
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ use crate::config::{AppSettings, QueueSettings, TableSettings};
 use crate::mirror::{Mirror, ShopKey, WRITTEN_AT};
 use crate::queue::{Body, Envelope, QueueError, Source, Version};
 use crate::seal::{Bounds, Sealer};
-use crate::store::{Cond, Cursor, Fence, Item, Key, StoreError, Table, Write};
+use crate::store::{Cond, Cursor, Due, Fence, Item, Key, StoreError, Table, Write};
 use crate::telemetry::{Metric, count};
 
 /// How far a request is.
@@ -490,6 +490,7 @@ impl Privacy {
         let expires = self.keep.exports(now);
         let object = Objects::export_key(shop, &name);
         let row = Item::new()
+            .due(Due::Retention, shop, expires)
             .text("request", &name)
             .text("subjects", subject.marks.join(" "))
             .time(WRITTEN_AT, now)

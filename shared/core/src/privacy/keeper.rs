@@ -1,4 +1,4 @@
-//! What the keeper asks of privacy: which requests near their deadline, and whose message was lost.
+//! What the keeper asks of privacy: which requests near their deadline, whose message was lost, what is past its retention.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,34 @@ use super::objects::Objects;
 use super::request::{Kind, RequestId};
 use super::{Budget, DataError};
 use crate::mirror::WRITTEN_AT;
-use crate::store::{Cond, Due, Item, Range, SCHEMA};
+use crate::store::{Changes, Cond, Cursor, Due, DueRow, Item, Key, Range, SCHEMA};
 
 /// Rows on one page of the index.
 const PAGE: u16 = 100;
+/// A shop is not looked through more often than this: what ends meanwhile is DynamoDB's to sweep, and no reader shows it.
+const LOOK_SOONEST_SECS: i64 = 7 * 86_400;
+/// Nor less often: settings that were made shorter reach every shop by then.
+const LOOK_LATEST_SECS: i64 = 30 * 86_400;
+/// How far a look that was cut short has come: the kind, and the sort key within it.
+const LOOKED_KIND: &str = "looked_kind";
+const LOOKED_AFTER: &str = "looked_after";
+const EXPORTS: &str = "exports";
+
+/// What [`Privacy::retire`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retired {
+    /// How many of each kind were deleted.
+    pub counts: BTreeMap<&'static str, u64>,
+    /// Nothing is left to look at now.
+    pub finished: bool,
+}
+
+impl Default for Retired {
+    /// Nothing was to be done.
+    fn default() -> Self {
+        Self { counts: BTreeMap::new(), finished: true }
+    }
+}
 
 /// An open request with its shop.
 #[derive(Clone, Debug)]
@@ -87,21 +111,40 @@ impl Privacy {
         Ok(sent)
     }
 
-    /// Deletes what of one shop is past the retention settings: what DynamoDB's TTL has not swept yet, and what was written
-    /// when the settings kept it longer. Returns how many of each kind; `None` in place of the end when `budget`, which
-    /// counts pages, ran out. Safe to repeat.
+    /// Retires what a row of [`Due::Retention`] stands for: one export, or all that a shop has past the retention settings
+    /// (what DynamoDB's TTL has not swept yet, and what was written when the settings kept it longer). `budget` counts
+    /// pages; where it ends, the next run goes on. Safe to repeat.
     ///
     /// # Errors
     /// [`DataError`].
-    pub async fn retire(
+    pub async fn retire(&self, row: &DueRow, now: Timestamp, budget: &mut Budget) -> Result<Retired, DataError> {
+        let Some(item) = self.table.get(&row.key).await? else { return Ok(Retired::default()) };
+        if item.get_number(SCHEMA.index.sort_key).is_none_or(|due| due > now.secs()) {
+            // The index lags behind the table.
+            return Ok(Retired::default());
+        }
+        if row.key.kind() != "EXPORT" {
+            return self.look_through(&row.shop, &row.key, &item, now, budget).await;
+        }
+        let mut retired = Retired::default();
+        if self.retire_one(&row.shop, EXPORTS, &item).await? {
+            retired.counts.insert(EXPORTS, 1);
+        }
+        Ok(retired)
+    }
+
+    /// The whole of a shop. `at` is the row that stands for it in the index, `row` what it holds.
+    async fn look_through(
         &self,
         shop: &ShopDomain,
+        at: &Key,
+        row: &Item,
         now: Timestamp,
         budget: &mut Budget,
-    ) -> Result<Option<BTreeMap<&'static str, u64>>, DataError> {
+    ) -> Result<Retired, DataError> {
         let keep = &self.keep;
         let kinds = [
-            ("exports", Range::exports(shop), keep.exports_days.max(1)),
+            (EXPORTS, Range::exports(shop), keep.exports_days.max(1)),
             ("deliveries", Range::deliveries(shop), keep.deliveries_days.max(2)),
             ("audit", Range::audits(shop), keep.audit_days),
             ("orders", Range::orders(shop), keep.orders_days),
@@ -109,12 +152,21 @@ impl Privacy {
             ("pointers", Range::custom(shop, "OF"), keep.orders_days),
             ("pointers", Range::all_contacts(shop), 0),
         ];
-        let mut retired = BTreeMap::new();
-        for (kind, range, days) in kinds {
-            let mut after = None;
+        let begun = usize::try_from(row.get_number(LOOKED_KIND).unwrap_or(0)).unwrap_or(0);
+        let mut after = row.get_text(LOOKED_AFTER).and_then(Cursor::parse);
+        // Of what an earlier run has looked at, the ends are not known any more.
+        let mut earliest = after.is_some().then_some(now);
+        let mut counts = BTreeMap::new();
+        for (place, (kind, range, days)) in kinds.into_iter().enumerate().skip(begun) {
             loop {
                 if !budget.spend() {
-                    return Ok(None);
+                    let mut changes = Changes::new().number(LOOKED_KIND, i64::try_from(place).unwrap_or(0));
+                    changes = match &after {
+                        Some(after) => changes.text(LOOKED_AFTER, after.as_str()),
+                        None => changes.remove(LOOKED_AFTER),
+                    };
+                    self.note(at, changes).await?;
+                    return Ok(Retired { counts, finished: false });
                 }
                 let page = self.table.query(&range, after.as_ref(), PAGE).await?;
                 for item in &page.items {
@@ -123,23 +175,40 @@ impl Privacy {
                         ("pointers", Some(key)) if key.sk().contains("#CUSTOMER#") => keep.customers_days,
                         _ => days,
                     };
-                    if is_past(item, days, now) && self.retire_one(shop, kind, item).await? {
-                        *retired.entry(kind).or_default() += 1;
+                    match end(item, days) {
+                        Some(end) if end <= now => {
+                            if self.retire_one(shop, kind, item).await? {
+                                *counts.entry(kind).or_default() += 1;
+                            }
+                        }
+                        Some(end) => earliest = Some(earliest.map_or(end, |earliest| earliest.min(end))),
+                        None => {}
                     }
                 }
-                match page.next {
-                    Some(next) => after = Some(next),
-                    None => break,
+                after = page.next;
+                if after.is_none() {
+                    break;
                 }
             }
         }
-        Ok(Some(retired))
+        let next = next_look(earliest, now);
+        let changes = Changes::new().remove(LOOKED_KIND).remove(LOOKED_AFTER);
+        self.note(at, changes.number(SCHEMA.index.sort_key, next.secs())).await?;
+        Ok(Retired { counts, finished: true })
+    }
+
+    /// Beside the shop's data key; nothing when that has gone with the shop.
+    async fn note(&self, at: &Key, changes: Changes) -> Result<(), DataError> {
+        match self.table.update(at, changes, Some(Cond::exists())).await {
+            Err(error) if !error.is_condition() => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     /// False when it has changed since it was read.
     async fn retire_one(&self, shop: &ShopDomain, kind: &'static str, item: &Item) -> Result<bool, DataError> {
         let Some(key) = item.key() else { return Ok(false) };
-        if kind == "exports" {
+        if kind == EXPORTS {
             let request = item.need_text("request")?;
             export::erase(&self.objects, &Objects::export_key(shop, request)).await?;
             if let Some(id) = RequestId::parse(request) {
@@ -177,11 +246,21 @@ impl Privacy {
     }
 }
 
-/// Past its own end, or older than the settings keep it now; 0 days keep it until its own end.
-fn is_past(item: &Item, days: u32, now: Timestamp) -> bool {
-    let ended = item.get_number(SCHEMA.ttl).is_some_and(|at| at <= now.secs());
-    let old = item.get_time(WRITTEN_AT).is_some_and(|at| now.secs() - at.secs() >= i64::from(days) * 86_400);
-    ended || (days > 0 && old)
+/// When it is past: its own end, or as old as the settings keep it now, whichever comes first; 0 days keep it until its own
+/// end, and what has neither is of unknown age and kept.
+fn end(item: &Item, days: u32) -> Option<Timestamp> {
+    let own = item.get_number(SCHEMA.ttl).map(Timestamp::from_secs);
+    let old = item.get_time(WRITTEN_AT).filter(|_| days > 0).map(|at| at.plus_secs(i64::from(days) * 86_400));
+    match (own, old) {
+        (Some(own), Some(old)) => Some(own.min(old)),
+        (own, old) => own.or(old),
+    }
+}
+
+/// When to look through a shop again whose earliest end is this.
+fn next_look(earliest: Option<Timestamp>, now: Timestamp) -> Timestamp {
+    let (soonest, latest) = (now.plus_secs(LOOK_SOONEST_SECS), now.plus_secs(LOOK_LATEST_SECS));
+    earliest.map_or(latest, |end| end.clamp(soonest, latest))
 }
 
 #[cfg(test)]
@@ -193,10 +272,21 @@ mod tests {
     #[test]
     fn what_is_past_is_told_by_its_own_end_or_by_its_age() {
         let written = |days: i64| Item::new().time(WRITTEN_AT, NOW.plus_secs(-days * 86_400));
-        assert!(!is_past(&written(29), 30, NOW));
-        assert!(is_past(&written(30), 30, NOW));
-        assert!(!is_past(&written(4000), 0, NOW), "0 keeps it");
-        assert!(is_past(&written(1).expires(NOW), 30, NOW));
-        assert!(!is_past(&Item::new(), 30, NOW), "of unknown age");
+        let is_past = |item: &Item, days: u32| end(item, days).is_some_and(|end| end <= NOW);
+        assert!(!is_past(&written(29), 30));
+        assert!(is_past(&written(30), 30));
+        assert!(!is_past(&written(4000), 0), "0 keeps it");
+        assert!(is_past(&written(1).expires(NOW), 30));
+        assert!(!is_past(&written(1).expires(NOW.plus_secs(1)), 30));
+        assert!(!is_past(&Item::new(), 30), "of unknown age");
+    }
+
+    #[test]
+    fn a_shop_is_looked_through_when_something_ends_and_not_every_day() {
+        let day = |days: i64| NOW.plus_secs(days * 86_400);
+        assert_eq!(next_look(Some(day(1)), NOW), day(7), "until then DynamoDB sweeps it");
+        assert_eq!(next_look(Some(day(12)), NOW), day(12));
+        assert_eq!(next_look(Some(day(700)), NOW), day(30), "the settings may be shorter by then");
+        assert_eq!(next_look(None, NOW), day(30));
     }
 }

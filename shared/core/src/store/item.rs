@@ -5,9 +5,9 @@ use std::fmt;
 
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
-use gatehouse_shopify::Timestamp;
+use gatehouse_shopify::{ShopDomain, Timestamp};
 
-use super::{Key, SCHEMA, StoreError};
+use super::{Due, Key, SCHEMA, StoreError};
 
 /// The attributes of one item.
 #[derive(Clone, Default, PartialEq)]
@@ -57,6 +57,14 @@ impl Item {
     #[must_use]
     pub fn expires(self, at: Timestamp) -> Self {
         self.number(SCHEMA.ttl, at.secs())
+    }
+
+    /// In the keeper's index: due then, for this shop.
+    #[must_use]
+    pub fn due(self, kind: Due, shop: &ShopDomain, at: Timestamp) -> Self {
+        self.text("shop", shop.as_str())
+            .text(SCHEMA.index.partition_key, kind.shard_of(shop))
+            .number(SCHEMA.index.sort_key, at.secs())
     }
 
     /// A text, if it is there and a text.

@@ -267,13 +267,16 @@ pub enum Due {
     Install,
     /// A privacy request and its deadline.
     Request,
-    /// Anything with a date of retirement.
+    /// What has a date of retirement of its own, and when the rest of a shop's data is looked through next.
     Retention,
 }
 
 impl Due {
     /// Partitions a kind.
     pub const SHARDS: u8 = 16;
+
+    /// In the index, so that a walk over all rows finds it, and never due (the last second of the year 9999).
+    pub const NEVER: Timestamp = Timestamp::from_secs(253_402_300_799);
 
     /// The shard of one shop.
     pub fn shard_of(self, shop: &ShopDomain) -> String {

@@ -38,7 +38,12 @@ pub const SCHEMA: Schema = Schema {
     partition_key: "pk",
     sort_key: "sk",
     ttl: "expires_at",
-    index: Index { name: "due", partition_key: "due_shard", sort_key: "due_at", include: &["shop"] },
+    index: Index {
+        name: "due",
+        partition_key: "due_shard",
+        sort_key: "due_at",
+        include: &["shop", "kms_key", "secret"],
+    },
 };
 
 /// The shape of the table.

@@ -20,7 +20,7 @@ use super::item::{self, name};
 use super::{LiveToken, Vault, VaultError, secret_id};
 use crate::clock::random_bytes;
 use crate::seal::{DataKey, Place, Purpose, SealError, WrappedKey};
-use crate::store::{Changes, Cond, Item, Key, StoreError};
+use crate::store::{Changes, Cond, Due, Item, Key, StoreError};
 use crate::telemetry::{Metric, count};
 
 /// What the caller holds of the merchant.
@@ -111,21 +111,6 @@ impl Vault {
     fn place<'a>(&'a self, key: &'a Key, attribute: &'a str) -> Place<'a> {
         Place { table: self.parts.table.name(), key, attribute, purpose: Purpose::Tokens }
     }
-
-    #[cfg(debug_assertions)]
-    fn crash_point(&self, point: super::CrashPoint) {
-        if let Some(hook) = &self.crash {
-            hook(point);
-        }
-    }
-}
-
-/// In a release build nothing is left of it.
-macro_rules! crash_point {
-    ($run:expr, $point:ident) => {
-        #[cfg(debug_assertions)]
-        $run.vault.crash_point(super::CrashPoint::$point);
-    };
 }
 
 impl Run<'_> {
@@ -176,7 +161,7 @@ impl Run<'_> {
         over: Option<life::Lease>,
         create: bool,
     ) -> Result<Event, VaultError> {
-        crash_point!(self, BeforeLease);
+        crash_point!(self.vault, BeforeLease);
         let changes = Changes::new()
             .text(name::SHOP, self.shop.as_str())
             .text(name::LEASE_OWNER, item::owner_text(self.owner))
@@ -200,7 +185,7 @@ impl Run<'_> {
             }
         };
         if put == Put::Done {
-            crash_point!(self, HoldingLease);
+            crash_point!(self.vault, HoldingLease);
         }
         Ok(Event::Lease(put))
     }
@@ -254,7 +239,7 @@ impl Run<'_> {
             Err(error) => return self.key_failed(error),
         };
         let result = self.vault.parts.shopify.token(&request, Duration::from_millis(timeout_millis.into())).await;
-        crash_point!(self, Answered);
+        crash_point!(self.vault, Answered);
         let answer = match result {
             Ok(Tokens::Offline(tokens)) => {
                 let granted = Granted {
@@ -339,7 +324,7 @@ impl Run<'_> {
                 None => Cond::Absent(name::SCOPES_AT),
             });
         }
-        crash_point!(self, BeforeWrite);
+        crash_point!(self.vault, BeforeWrite);
         let put = match self.vault.parts.table.update(&self.at, changes, Some(only_if)).await {
             Ok(_) => Put::Done,
             Err(StoreError::ConditionFailed { .. }) => Put::Conflict,
@@ -350,7 +335,7 @@ impl Run<'_> {
             }
         };
         if put == Put::Done {
-            crash_point!(self, AfterWrite);
+            crash_point!(self.vault, AfterWrite);
             tracing::info!(shop = %self.shop, version = write.version + 1, "new tokens are stored");
             match self.answer.as_ref().map(|(.., grant)| *grant) {
                 Some(Grant::Refresh) => count(Metric::RefreshOk, &[]),
@@ -448,8 +433,9 @@ impl Run<'_> {
             .text(name::STATUS, life::Status::NeedsReauth.as_str())
             .remove(name::LEASE_OWNER)
             .remove(name::LEASE_UNTIL)
-            .remove(name::DUE_SHARD)
-            .remove(name::DUE_AT);
+            // The keeper cannot help; but a rotation of the KMS key must still find the row.
+            .text(name::DUE_SHARD, Due::Install.shard_of(self.shop))
+            .number(name::DUE_AT, Due::NEVER.secs());
         let only_if = Cond::number(name::VERSION, item::stored_version(version)).and(held_by(self.owner));
         Event::Write(match self.vault.parts.table.update(&self.at, changes, Some(only_if)).await {
             Ok(_) => {

@@ -4,7 +4,7 @@ use gatehouse_life::{Lease, MAX_SPARES, Owner, Record, Status};
 use gatehouse_shopify::{Scopes, ShopDomain, Timestamp};
 
 use crate::seal::WrappedKey;
-use crate::store::{Item, SCHEMA, StoreError};
+use crate::store::{Due, Item, SCHEMA, StoreError};
 
 /// The attributes.
 pub(super) mod name {
@@ -94,7 +94,7 @@ impl Installation {
             has_original: record.has_original,
             secret_id: item.get_text(name::SECRET).map(ToOwned::to_owned),
             kms_key: item.get_text(name::KMS_KEY).map(ToOwned::to_owned),
-            due_at: item.get_number(name::DUE_AT).map(Timestamp::from_secs),
+            due_at: item.get_number(name::DUE_AT).map(Timestamp::from_secs).filter(|due| *due < Due::NEVER),
         }))
     }
 

@@ -12,6 +12,7 @@ use super::item::{self, name};
 use super::{Vault, VaultError};
 use crate::seal::{Purpose, WrappedKey};
 use crate::store::{Cond, Item, Key, StoreError};
+use crate::telemetry::{Metric, count};
 
 const USER_SCOPES: &str = "user_scopes";
 
@@ -93,6 +94,7 @@ impl Vault {
             Tokens::Online(tokens) => tokens,
             Tokens::Offline(_) => return Err(wrong_kind(&request)),
         };
+        crash_point!(self, Answered);
         let user = tokens.user.id;
         let at = Key::user(shop, user);
         let expires = now.plus_secs(i64::from(tokens.access_secs));
@@ -120,14 +122,16 @@ impl Vault {
     ) -> Result<ClientCredentialsToken, VaultError> {
         let at = Key::custom(shop, "TOKEN", "client-credentials");
         let now = self.now();
-        if let Some(item) = self.parts.table.get(&at).await?
-            && let Some(wrapped) = item::wrapped_key(&item)
-        {
-            let expires = Timestamp::from_millis(item.need_number(name::ACCESS_EXPIRES)?);
-            if expires.millis_since(now) > life::FRESH_MILLIS {
-                let key = self.parts.sealer.key(shop, Purpose::Tokens, &wrapped, now).await?;
-                let access = self.open(&key, &at, &item, name::ACCESS)?;
-                return Ok(ClientCredentialsToken { shop: shop.clone(), access, scopes: item::scopes(&item), expires });
+        if let Some(item) = self.parts.table.get(&at).await? {
+            match self.stored_client_credentials(shop, &at, &item, now).await {
+                Ok(Some(token)) => return Ok(token),
+                Ok(None) => {}
+                Err(VaultError::Sealed(error)) if !error.is_transient() => {
+                    // Its KMS key is gone, or somebody changed the row. Nothing of it is used, and nothing is lost with it.
+                    count(Metric::OpenFailed, &[]);
+                    tracing::warn!(%shop, code = error.code(), "a stored token does not open: another is asked for");
+                }
+                Err(error) => return Err(error),
             }
         }
         let (WrappedKey { blob, kms_key }, key) = self.parts.sealer.new_key(shop, Purpose::Tokens, now).await?;
@@ -135,6 +139,7 @@ impl Vault {
         let client = Client { id: &self.parts.client_id, secret: secrets.current() };
         let request = TokenRequest::client_credentials(&client, shop);
         let Tokens::Offline(tokens) = self.ask(&request, deadline).await? else { return Err(wrong_kind(&request)) };
+        crash_point!(self, Answered);
         let Expiry::Ends { access_secs } = tokens.expiry else { return Err(wrong_kind(&request)) };
         let expires = now.plus_secs(i64::from(access_secs));
         let scopes = tokens.scopes.unwrap_or_default();
@@ -151,10 +156,31 @@ impl Vault {
         Ok(ClientCredentialsToken { shop: shop.clone(), access: tokens.access, scopes, expires })
     }
 
+    /// `None` when it is about to end.
+    async fn stored_client_credentials(
+        &self,
+        shop: &ShopDomain,
+        at: &Key,
+        item: &Item,
+        now: Timestamp,
+    ) -> Result<Option<ClientCredentialsToken>, VaultError> {
+        let Some(wrapped) = item::wrapped_key(item) else { return Ok(None) };
+        let expires = Timestamp::from_millis(item.need_number(name::ACCESS_EXPIRES)?);
+        if expires.millis_since(now) <= life::FRESH_MILLIS {
+            return Ok(None);
+        }
+        let key = self.parts.sealer.key(shop, Purpose::Tokens, &wrapped, now).await?;
+        let access = self.open(&key, at, item, name::ACCESS)?;
+        Ok(Some(ClientCredentialsToken { shop: shop.clone(), access, scopes: item::scopes(item), expires }))
+    }
+
     /// A newer one that somebody else has stored stays.
     async fn put_newer(&self, at: &Key, item: Item, acquired_at: Timestamp) -> Result<(), StoreError> {
         let only_if = Cond::absent_or_below(name::ACQUIRED_AT, acquired_at.millis());
-        match self.parts.table.put(at, item, Some(only_if)).await {
+        crash_point!(self, BeforeWrite);
+        let put = self.parts.table.put(at, item, Some(only_if)).await;
+        crash_point!(self, AfterWrite);
+        match put {
             Err(StoreError::ConditionFailed { .. }) => Ok(()),
             result => result,
         }

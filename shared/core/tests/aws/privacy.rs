@@ -3,7 +3,7 @@
 use gatehouse_core::audit::Actor;
 use gatehouse_core::deliveries;
 use gatehouse_core::privacy::{Budget, DataError, Outcome, State};
-use gatehouse_core::store::{Fence, Item, Key};
+use gatehouse_core::store::{Due, Fence, Item, Key, Range};
 use gatehouse_shopify::{ShopDomain, Timestamp};
 use serde_json::{Value, json};
 
@@ -436,4 +436,69 @@ async fn a_failure_is_written_down_and_the_next_try_goes_on() {
     let queue = house.sqs.create_queue().queue_name("events").send().await.unwrap();
     assert!(queue.queue_url.is_some());
     assert_eq!(house.handle(&redact, 100).await, Outcome::Closed(State::Done));
+}
+
+#[tokio::test]
+async fn what_is_past_goes_and_the_shop_is_left_alone_until_something_ends() {
+    let house = House::start().await;
+    let (one, table) = (shop("one"), house.aws.table());
+    let ago = |days: i64| NOW.plus_secs(-days * 86_400);
+    let fence = Fence::read(&table, &one).await.unwrap();
+    house.aws.sealer().personal_data_key(&table, &fence, ago(8)).await.unwrap();
+    let delivery = |days: i64| Item::new().text("state", "complete").time("written_at", ago(days));
+    let rows = (0..250).map(|n| (Key::delivery(&one, &n.to_string()), delivery(if n % 2 == 0 { 8 } else { 1 })));
+    table.put_batch(rows.collect()).await.unwrap();
+    // Kept until it ends by itself; the settings keep deliveries for a week.
+    let order = Item::new().time("written_at", ago(8)).expires(NOW.plus_secs(9 * 86_400));
+    table.put(&Key::order(&one, 1), order, None).await.unwrap();
+    let due = async |until: Timestamp| table.due(&Due::Retention.shard_of(&one), until, None, 10).await.unwrap().0;
+    let row = due(NOW).await.pop().unwrap();
+    let (mut runs, mut gone) = (0, 0);
+    loop {
+        runs += 1;
+        // As if each run had been killed after its first page.
+        let retired = house.privacy.retire(&row, NOW, &mut Budget::pages(1)).await.unwrap();
+        gone += retired.counts.get("deliveries").copied().unwrap_or(0);
+        if retired.finished {
+            break;
+        }
+        assert_eq!(due(NOW).await.len(), 1, "it keeps its place until it is done");
+        assert!(runs < 20, "it goes on where it stopped");
+    }
+    assert!(runs > 3, "{runs}");
+    assert_eq!(gone, 125);
+    let left = table.query_all(&Range::deliveries(&one), 1000).await.unwrap();
+    assert_eq!(left.len(), 125);
+    assert!(due(NOW.plus_secs(7 * 86_400 - 1)).await.is_empty());
+    assert_eq!(due(NOW.plus_secs(7 * 86_400)).await.len(), 1);
+    house.aws.calls.reset();
+    assert!(house.privacy.retire(&row, NOW, &mut Budget::pages(100)).await.unwrap().counts.is_empty());
+    assert_eq!(house.aws.calls.all(), [("GetItem".to_owned(), 1)], "the index lags behind: nothing is due any more");
+    // The order ends two days later, and is DynamoDB's to sweep until the next look.
+    let row = due(NOW.plus_secs(7 * 86_400)).await.pop().unwrap();
+    let then = NOW.plus_secs(7 * 86_400);
+    assert!(house.privacy.retire(&row, then, &mut Budget::pages(100)).await.unwrap().finished);
+    assert_eq!(due(then.plus_secs(30 * 86_400)).await[0].due_at, then.plus_secs(7 * 86_400));
+}
+
+#[tokio::test]
+async fn an_export_goes_on_its_day() {
+    let house = House::start().await;
+    let one = shop("one");
+    stage(&house, &one, 2).await;
+    let first = envelope(&one, "customers/data_request", "a", NOW, &asked("customers/data_request"));
+    assert_eq!(finish(&house, &first, 100).await.0, State::Done);
+    assert_eq!(house.objects().await.len(), 1);
+    let table = house.aws.table();
+    let end = NOW.plus_secs(14 * 86_400);
+    let rows = async |until: Timestamp| {
+        let (rows, _) = table.due(&Due::Retention.shard_of(&one), until, None, 10).await.unwrap();
+        rows.into_iter().filter(|row| row.key.kind() == "EXPORT").collect::<Vec<_>>()
+    };
+    assert!(rows(end.plus_secs(-60)).await.is_empty());
+    let row = rows(end.plus_secs(60)).await.pop().unwrap();
+    let retired = house.privacy.retire(&row, end.plus_secs(60), &mut Budget::pages(1)).await.unwrap();
+    assert_eq!(retired.counts.get("exports"), Some(&1));
+    assert!(house.objects().await.is_empty());
+    assert!(rows(end.plus_secs(60)).await.is_empty());
 }

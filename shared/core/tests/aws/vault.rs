@@ -161,6 +161,38 @@ async fn the_steady_state_is_one_read_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_process_asks_kms_once_for_a_shop_in_a_lifetime_of_the_cache() {
+    let house = House::new().await;
+    let shops = [shop("one"), shop("two"), shop("three")];
+    for shop in &shops {
+        house.install(shop).await;
+    }
+    let vault = house.vault();
+    let lifetime = Bounds::default().age_millis / 1000;
+    let (asked, began) = (house.shopify.count(), house.time.now());
+    house.aws.calls.reset();
+    // Over more than the life of an access token, so that a refresh of each shop is among them.
+    for lifetimes in 1..=14 {
+        let mut secs = 0;
+        while secs < lifetime * 2 / 3 {
+            let deadline = house.soon();
+            // Several at once: those who come while KMS is asked wait for that one answer.
+            let calls = (0..4).flat_map(|_| &shops).map(|shop| vault.live_token(shop, deadline));
+            for token in futures_util::future::join_all(calls).await {
+                token.unwrap();
+            }
+            house.time.pass(20);
+            secs += 20;
+        }
+        assert_eq!(house.aws.calls.of("Decrypt"), lifetimes * 3, "{:?}", house.aws.calls.all());
+        house.time.pass(lifetime - secs);
+    }
+    assert!(house.time.now().millis_since(began) > 3_600_000);
+    assert_eq!(house.shopify.count(), asked + 3, "one refresh each, sealed with the same key");
+    assert_eq!(house.aws.calls.of("GenerateDataKey"), 0);
+}
+
+#[tokio::test]
 async fn no_stored_byte_shows_a_token() {
     let house = House::new().await;
     let one = shop("one");
@@ -619,6 +651,13 @@ async fn the_keepers_index_follows_the_tokens() {
     house.time.pass(3600);
     assert_eq!(code(house.live(&one).await), "needs_reauth");
     assert_eq!(due(house.time.now().plus_secs(365 * 86_400)).await, 0, "the keeper cannot help");
+    let state = house.state(&one).await;
+    assert_eq!(state.due_at, None);
+    let put_off = house.vault().put_off(&one, state.version, house.time.now()).await.unwrap();
+    assert!(!put_off, "nothing is due that could be put off");
+    let (rows, _) = table.due(&Due::Install.shard_of(&one), Due::NEVER, None, 10).await.unwrap();
+    assert_eq!(rows.len(), 1, "a rotation of the KMS key still finds its data key");
+    assert_eq!((&rows[0].kms_key, &rows[0].secret_id), (&state.kms_key, &state.secret_id));
 }
 
 #[tokio::test]
@@ -660,6 +699,22 @@ async fn client_credentials_are_kept_for_their_day() {
     house.shopify.next([Fault::Refuse(400, json!({"error": "shop_not_permitted"}))]);
     let refused = house.vault().client_credentials_token(&shop("foreign"), house.soon()).await;
     assert_eq!(code(refused), "shop_not_permitted");
+}
+
+#[tokio::test]
+async fn client_credentials_that_do_not_open_are_asked_for_anew() {
+    let mut house = House::new().await;
+    let one = shop("one");
+    let first = house.vault().client_credentials_token(&one, house.soon()).await.unwrap();
+    // Rotated, and the old key is gone before the day is over.
+    house.aws.kms.disable_key().key_id(&house.aws.kms_key).send().await.unwrap();
+    house.aws.kms_key = house.aws.new_kms_key().await;
+    house.time.pass(1);
+    let next = house.vault().client_credentials_token(&one, house.soon()).await.unwrap();
+    assert!(next.access != first.access);
+    let again = house.vault().client_credentials_token(&one, house.soon()).await.unwrap();
+    assert!(next.access == again.access);
+    assert_eq!(house.shopify.count(), 2);
 }
 
 #[tokio::test]
