@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 #[derive(Deserialize)]
 struct Order {
     shop: ShopDomain,
-    /// `live`, `exchange`, `code` or `import`.
+    /// `live`, `exchange`, `code`, `online`, `client-credentials` or `import`.
     way: String,
     /// The ID token, the code, or the token to import.
     #[serde(default)]
@@ -55,8 +55,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             None => vault.clone(),
         };
         let answer = match one(&vault, &secrets, &app.client_id, &order).await {
-            Ok(Some(token)) => {
-                json!({ "version": token.version, "lives": lives(endpoint.as_str(), &token).await? })
+            Ok(Some((version, access))) => {
+                json!({ "version": version, "lives": lives(endpoint.as_str(), &order.shop, &access).await? })
             }
             Ok(None) => json!({ "imported": true }),
             Err(error) => json!({ "error": error.code() }),
@@ -66,20 +66,30 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
+/// The token with its version (0 for one that has none), or nothing when one was imported.
 async fn one(
     vault: &Vault,
     secrets: &SecretStore,
     client_id: &str,
     order: &Order,
-) -> Result<Option<LiveToken>, VaultError> {
+) -> Result<Option<(u64, SecretString)>, VaultError> {
+    let offline = |token: LiveToken| Some((token.version, token.access));
     let now = clock::now();
     let deadline = now.plus_secs(order.seconds);
     match order.way.as_str() {
-        "exchange" => {
+        "exchange" | "online" => {
             let known = secrets.get().await.map_err(|_| VaultError::Secrets)?;
             let token =
                 verify_admin(&order.hand, client_id, known.client(), now).map_err(|_| VaultError::FreshIdToken)?;
-            vault.acquire_by_id_token(token.exchange_subject(), true, deadline).await.map(Some)
+            if order.way == "online" {
+                let token = vault.acquire_online(token.exchange_subject(), deadline).await?;
+                return Ok(Some((0, token.access)));
+            }
+            vault.acquire_by_id_token(token.exchange_subject(), true, deadline).await.map(offline)
+        }
+        "client-credentials" => {
+            let token = vault.client_credentials_token(&order.shop, deadline).await?;
+            Ok(Some((0, token.access)))
         }
         "code" => {
             let exchange = CodeExchange {
@@ -89,7 +99,7 @@ async fn one(
                 return_path: None,
                 matched: Generation(0),
             };
-            vault.acquire_by_code(&exchange, deadline).await.map(Some)
+            vault.acquire_by_code(&exchange, deadline).await.map(offline)
         }
         "import" => {
             let imported = Imported {
@@ -102,7 +112,7 @@ async fn one(
             };
             vault.import(&order.shop, &imported).await.map(|_| None)
         }
-        _ => vault.live_token(&order.shop, deadline).await.map(Some),
+        _ => vault.live_token(&order.shop, deadline).await.map(offline),
     }
 }
 
@@ -129,12 +139,11 @@ fn stop_for_good() {
 }
 
 /// Whether the Admin API takes the token.
-async fn lives(endpoint: &str, token: &LiveToken) -> reqwest::Result<bool> {
+async fn lives(endpoint: &str, shop: &ShopDomain, access: &SecretString) -> reqwest::Result<bool> {
     let client = reqwest::Client::builder().no_proxy().build()?;
     let url = format!("{}/admin/api/2026-10/graphql.json", endpoint.trim_end_matches('/'));
-    let request = client.post(url).header("host", token.shop.as_str());
-    let request =
-        request.header("x-shopify-access-token", token.access.expose()).header("content-type", "application/json");
+    let request = client.post(url).header("host", shop.as_str());
+    let request = request.header("x-shopify-access-token", access.expose()).header("content-type", "application/json");
     let answer = request.body(json!({ "query": "query { shop { name } }" }).to_string()).send().await?;
     Ok(answer.status().is_success())
 }

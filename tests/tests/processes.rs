@@ -147,6 +147,15 @@ enum Way {
     Migrate,
     Exchange,
     Code,
+    Online,
+    ClientCredentials,
+}
+
+impl Way {
+    /// Online tokens and client credentials retire nobody's result, and take no lease.
+    fn takes_the_lease(self) -> bool {
+        !matches!(self, Self::Online | Self::ClientCredentials)
+    }
 }
 
 const POINTS: [&str; 5] = ["before lease", "holding lease", "answered", "before write", "after write"];
@@ -171,6 +180,16 @@ async fn killed(way: Way, point: &'static str) {
         }
         Way::Exchange => order(&harness, "exchange", &id_token(&harness).await),
         Way::Code => order(&harness, "code", &code(&harness).await),
+        Way::Online => {
+            let installed = next.ask(&order(&harness, "exchange", &id_token(&harness).await)).await;
+            assert_eq!(installed["lives"], true, "{installed}");
+            order(&harness, "online", &id_token(&harness).await)
+        }
+        Way::ClientCredentials => {
+            let own = json!({ "shop": harness.local.app().shop, "own_organisation": true });
+            harness.local.shopify().act("shop", &own).await.unwrap();
+            order(&harness, "client-credentials", "")
+        }
     };
     dying["crash"] = json!(point);
     let reached = victim.ask(&dying).await;
@@ -180,6 +199,8 @@ async fn killed(way: Way, point: &'static str) {
 
     let after = match way {
         Way::Refresh | Way::Migrate => order(&harness, "live", ""),
+        Way::Online => order(&harness, "online", &id_token(&harness).await),
+        Way::ClientCredentials => order(&harness, "client-credentials", ""),
         _ if point == "after write" => order(&harness, "live", ""),
         // No merchant is asked: the page's next request brings the next ID token, and Shopify answers a second authorization
         // of an installed app with a code at once.
@@ -188,6 +209,10 @@ async fn killed(way: Way, point: &'static str) {
     };
     let token = next.ask(&after).await;
     assert_eq!(token["lives"], true, "{way:?}, {point}: {token}");
+    if way == Way::ClientCredentials {
+        harness.local.stop().await;
+        return;
+    }
     // And it is no dead end: the pair that is stored now can be refreshed.
     expire(&harness).await;
     let later = next.ask(&order(&harness, "live", "")).await;
@@ -198,8 +223,9 @@ async fn killed(way: Way, point: &'static str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_killed_at_any_step_of_any_grant_costs_no_shop_its_token() {
     let mut cases = tokio::task::JoinSet::new();
-    for way in [Way::Refresh, Way::Migrate, Way::Exchange, Way::Code] {
-        for point in POINTS {
+    let ways = [Way::Refresh, Way::Migrate, Way::Exchange, Way::Code, Way::Online, Way::ClientCredentials];
+    for way in ways {
+        for point in POINTS.into_iter().skip(if way.takes_the_lease() { 0 } else { 2 }) {
             // A house for each, since most of the time is spent waiting for the dead process's lease.
             cases.spawn(killed(way, point));
         }
@@ -209,5 +235,5 @@ async fn a_process_killed_at_any_step_of_any_grant_costs_no_shop_its_token() {
         case.unwrap();
         done += 1;
     }
-    assert_eq!(done, 20);
+    assert_eq!(done, 4 * 5 + 2 * 3);
 }
