@@ -155,7 +155,7 @@ impl Privacy {
         let begun = usize::try_from(row.get_number(LOOKED_KIND).unwrap_or(0)).unwrap_or(0);
         let mut after = row.get_text(LOOKED_AFTER).and_then(Cursor::parse);
         // Of what an earlier run has looked at, the ends are not known any more.
-        let mut earliest = after.is_some().then_some(now);
+        let mut earliest = (begun > 0 || after.is_some()).then_some(now);
         let mut counts = BTreeMap::new();
         for (place, (kind, range, days)) in kinds.into_iter().enumerate().skip(begun) {
             loop {
