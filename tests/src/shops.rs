@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use gatehouse_core::clock;
-use gatehouse_core::store::{Changes, Due, Item, Key};
+use gatehouse_core::store::{Changes, Due, Fence, Item, Key};
 use gatehouse_core::vault::Vault;
 use gatehouse_local::Options;
 use gatehouse_shopify::id_token::verify_admin;
@@ -125,7 +125,8 @@ async fn install(harness: &Harness, vault: &Vault, shop: &ShopDomain) -> Result<
     let known = ClientSecrets::new(secret.as_str().into(), Vec::new()).ok_or("a secret")?;
     let token = verify_admin(&token, client_id, &known, now)?;
     vault.acquire_by_id_token(token.exchange_subject(), false, now.plus_secs(20)).await?;
-    vault.sealer().personal_data_key(vault.table(), shop, now).await?;
+    let fence = Fence::read(vault.table(), shop).await?;
+    vault.sealer().personal_data_key(vault.table(), &fence, now).await?;
     Ok(())
 }
 
