@@ -319,7 +319,6 @@ pub(crate) fn peak_of_workers(house: &Harness) -> u64 {
 
 /// Ten times the orders are ten times the file; what the worker holds is a part of the upload and a page.
 #[tokio::test]
-#[expect(clippy::print_stderr, reason = "a figure that a reader of the test wants to see")]
 async fn the_export_of_ten_times_the_orders_takes_no_more_memory_than_a_part() {
     let mut seen = Vec::new();
     for orders in [1_000, 10_000] {
