@@ -130,7 +130,7 @@ impl Api {
         let own = self.settings.launch.app_url.as_str();
         let (surface, response) = match routes::find(&request.method, &request.path) {
             Found::Route { route, param } => {
-                (route.surface, self.answer(route.endpoint, &request, param).await.on_route(route.label))
+                (route.surface, Box::pin(self.answer(route.endpoint, &request, param)).await.on_route(route.label))
             }
             Found::Preflight(surface) => (surface, cors::preflight().on_route("OPTIONS")),
             Found::OtherMethod { surface, allow } => (surface, request.problem(&Problem::MethodNotAllowed(allow))),

@@ -121,7 +121,7 @@ pub fn first_step(raw_query: &str, exit_path: &str, begin_url: &str) -> Result<F
     if let Ok(Some(host)) = launch.get_one("host") {
         exit.push("host", host);
     }
-    exit.push("redirectUri", &format!("{begin_url}?{raw_query}"));
+    exit.push("redirectUri", format!("{begin_url}?{raw_query}"));
     Ok(FirstStep::LeaveFrame(format!("{exit_path}?{}", exit.encode())))
 }
 

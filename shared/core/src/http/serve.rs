@@ -59,7 +59,8 @@ pub(crate) async fn answer(
     let outline = request.outline();
 
     // Attack: a request made to crash a handler must cost its sender an answer, not the next caller a cold start.
-    let guarded = AssertUnwindSafe(handler(request)).catch_unwind();
+    // On the heap: the futures of a handler nest so deep that the compiler's own limit is near.
+    let guarded = AssertUnwindSafe(Box::pin(handler(request))).catch_unwind();
     let response = match tokio::time::timeout(limit, guarded).await {
         Ok(Ok(response)) => response,
         Ok(Err(_panic)) => {

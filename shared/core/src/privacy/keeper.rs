@@ -176,13 +176,11 @@ impl Privacy {
                         _ => days,
                     };
                     match end(item, days) {
-                        Some(end) if end <= now => {
-                            if self.retire_one(shop, kind, item).await? {
-                                *counts.entry(kind).or_default() += 1;
-                            }
+                        Some(end) if end > now => {
+                            earliest = Some(earliest.map_or(end, |earliest| earliest.min(end)));
                         }
-                        Some(end) => earliest = Some(earliest.map_or(end, |earliest| earliest.min(end))),
-                        None => {}
+                        Some(_) if self.retire_one(shop, kind, item).await? => *counts.entry(kind).or_default() += 1,
+                        Some(_) | None => {}
                     }
                 }
                 after = page.next;
