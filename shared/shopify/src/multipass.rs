@@ -32,7 +32,7 @@ pub const LIFETIME_SECS: i64 = 15 * 60;
 const MAX_TOKEN: usize = 64 * 1024;
 /// The longest single field, in bytes.
 const MAX_FIELD: usize = 255;
-/// The longest `return_to`, in bytes.
+/// The longest `return_to`, in bytes, as it is given and as it is sent.
 const MAX_RETURN_TO: usize = 2000;
 /// The most addresses.
 const MAX_ADDRESSES: usize = 10;
@@ -249,7 +249,7 @@ impl StoreHosts {
         }
         if text.starts_with('/') {
             let path = OwnPath::parse(text).map_err(|_| refused)?;
-            return Ok(ReturnTo(format!("https://{}{}", self.login.0, path.as_str())));
+            return ReturnTo::within_limit(format!("https://{}{}", self.login.0, path.as_str()));
         }
         let url = Url::parse(text).map_err(|_| refused)?;
         let host = url.host_str().unwrap_or_default();
@@ -258,8 +258,10 @@ impl StoreHosts {
             && text.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("https://"))
             && url.port().is_none()
             && url.username().is_empty()
-            && url.password().is_none();
-        if own && plain { Ok(ReturnTo(url.into())) } else { Err(refused) }
+            && url.password().is_none()
+            // Attack: `https://shop.example.com//evil.com`: its path alone, as a logout carries it, is another host's address.
+            && !url.path().contains("//");
+        if own && plain { ReturnTo::within_limit(url.into()) } else { Err(refused) }
     }
 }
 
@@ -268,6 +270,11 @@ impl StoreHosts {
 pub struct ReturnTo(String);
 
 impl ReturnTo {
+    /// A path has become an address and some characters three: whoever checks the result again must find it good.
+    fn within_limit(address: String) -> Result<Self, MultipassError> {
+        if address.len() <= MAX_RETURN_TO { Ok(Self(address)) } else { Err(MultipassError::ReturnToNotAllowed) }
+    }
+
     /// The absolute address.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -705,6 +712,9 @@ mod tests {
             "https://evil.com#shop.example.com",
             "https://evil.com?shop.example.com",
             "https://shop.example.com:8443/",
+            "https://shop.example.com//evil.com/x",
+            "https://shop.example.com/..//evil.com",
+            "https://shop.example.com/%2e%2e//evil.com",
             "https://xshop.example.com/",
             "https://example.com/",
             "javascript:alert(1)",
@@ -724,6 +734,27 @@ mod tests {
         ] {
             assert_eq!(hosts().return_to(evil).map(|url| url.0), Err(MultipassError::ReturnToNotAllowed), "{evil:?}");
         }
+    }
+
+    #[test]
+    fn the_longest_page_to_return_to_is_good_a_second_time() {
+        let mut refused = 0;
+        for length in 1_950..=MAX_RETURN_TO + 1 {
+            for text in [
+                format!("/{}", "x".repeat(length - 1)),
+                format!("/{}", "\"".repeat(length - 1)),
+                format!("https://shop.example.com/{}", "x".repeat(length - 25)),
+                format!("https://shop.example.com/\"{}", "x".repeat(length - 26)),
+            ] {
+                assert_eq!(text.len(), length);
+                match hosts().return_to(&text) {
+                    Ok(once) => assert_eq!(hosts().return_to(once.as_str()), Ok(once.clone()), "{length}"),
+                    Err(_) => refused += 1,
+                }
+            }
+        }
+        // Each as long as its result may be, and no longer: 24 bytes of host before a path, two more for each `"`.
+        assert_eq!(refused, 25 + 52 + 1 + 3);
     }
 
     #[test]
@@ -825,7 +856,9 @@ mod tests {
         #[test]
         fn a_page_to_return_to_is_on_a_host_of_the_store(text in "(https?:)?[/\\\\]{0,3}(shop.example.com|evil.com)?[@:#?/.\\\\\\t]?\\PC{0,20}") {
             if let Ok(url) = hosts().return_to(&text) {
-                let host = Url::parse(&url.0).unwrap().host_str().unwrap().to_owned();
+                let parsed = Url::parse(&url.0).unwrap();
+                prop_assert!(!parsed.path().contains("//"));
+                let host = parsed.host_str().unwrap().to_owned();
                 prop_assert!(host == "shop.example.com" || host == "yourstorename.myshopify.com");
             }
         }
