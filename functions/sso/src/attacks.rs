@@ -473,6 +473,25 @@ fn userinfo_of_somebody_else() {
     assert!(payload(&merged, &provider_of("company"), None).is_ok());
     assert_eq!(info(json!({"sub": "u-2", "email": "a@b.co"})).err(), Some(OidcError::WrongSubject));
     assert!(matches!(info(json!({"email": "a@b.co"})).err(), Some(OidcError::Malformed(_))));
+    // A no in either answer counts, also for an address that the operator vouches for.
+    let trusted = Provider { trust_email: true, ..provider_of("company") };
+    let silent = || proven(json!({"email_verified": null}));
+    for person in [silent(), bare()] {
+        assert!(person.person.is_incomplete(&trusted), "UserInfo is asked for its no");
+    }
+    assert!(!silent().person.is_incomplete(&provider_of("line")), "LINE has no word on any address");
+    assert!(bare().person.is_incomplete(&provider_of("line")));
+    assert!(!proven(json!({})).person.is_incomplete(&trusted));
+    for no in [
+        json!({"sub": "u-1", "email": "visitor@example.com", "email_verified": false}),
+        json!({"sub": "u-1", "email_verified": false}),
+    ] {
+        let merged = merge_userinfo(silent(), no.to_string().as_bytes()).ok().unwrap();
+        assert_eq!(payload(&merged, &trusted, None).err(), Some(FlowError::EmailNotVerified), "{no}");
+    }
+    let refused = proven(json!({"email": null, "email_verified": false}));
+    let merged = merge_userinfo(refused, json!({"sub": "u-1", "email": "a@b.co"}).to_string().as_bytes());
+    assert_eq!(payload(&merged.ok().unwrap(), &trusted, None).err(), Some(FlowError::EmailNotVerified));
     // An address from one answer is never proven by the other.
     let unproven = proven(json!({"email": "mine@example.com", "email_verified": null}));
     let merged = merge_userinfo(unproven, json!({"sub": "u-1", "email_verified": true}).to_string().as_bytes());
@@ -571,6 +590,8 @@ fn pages_of_other_sites() {
         "https://evil.com#shop.example.com",
         "https://evil.com?shop.example.com",
         "https://shop.example.com:8443/",
+        "https://shop.example.com//evil.com/x",
+        "https://shop.example.com/..//evil.com",
         "https://xshop.example.com/",
         "https://b.myshopify.com/",
         "javascript:alert(1)",
@@ -600,10 +621,31 @@ fn pages_of_other_sites() {
         assert_eq!(wish(query, &stores()).err(), Some(expected), "{query}");
     }
     // The longest page that is taken fits into a cookie that a browser keeps.
-    let longest = journey(&format!("shop=a.myshopify.com&return_to=/{}", "x".repeat(1_950))).ok().unwrap();
+    let longest = journey(&format!("shop=a.myshopify.com&return_to=/{}", "x".repeat(1_975))).ok().unwrap();
     let carried = cookie(&longest, "new");
+    assert_eq!(longest.return_to().map(str::len), Some(2_000));
     assert!(carried.len() < 3_900);
     assert!(Journey::from_cookies([carried.as_str()], &secrets(), NOW).is_ok());
+}
+
+#[test]
+fn a_page_that_is_too_long_is_refused_before_the_login_and_not_after() {
+    let (stores, proven) = (stores(), proven(json!({})));
+    let store = stores.of(&shop("a")).unwrap();
+    let mut begun = 0;
+    for length in 1_950..=2_000 {
+        for page in [format!("/{}", "x".repeat(length - 1)), format!("/\"{}", "x".repeat(length - 2))] {
+            match journey(&format!("shop=a.myshopify.com&return_to={}", encode_component(&page))) {
+                Ok(journey) => {
+                    begun += 1;
+                    let end = flow::customer(&proven, &provider_of("company"), store, journey.return_to(), None);
+                    assert!(end.is_ok(), "{length}");
+                }
+                Err(error) => assert_eq!(error, FlowError::ReturnToNotAllowed, "{length}"),
+            }
+        }
+    }
+    assert_eq!(begun, 27 + 25);
 }
 
 #[test]

@@ -279,9 +279,10 @@ fn verified<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<
 }
 
 impl Person {
-    /// Whether UserInfo might say more: there is no address, or no word on it and none of the operator's either.
+    /// Whether UserInfo might say more: there is no address, or no word on it. The operator's word does not stand in for
+    /// asking, since a no of the provider's outweighs it; LINE's UserInfo never says anything of an address.
     pub fn is_incomplete(&self, provider: &Provider) -> bool {
-        self.email.is_none() || (self.email_verified.is_none() && !provider.trust_email)
+        self.email.is_none() || (self.email_verified.is_none() && provider.profile != Profile::Line)
     }
 
     /// How it is known that the address is the person's.
@@ -482,6 +483,11 @@ pub fn merge_userinfo(proven: Proven, json: &[u8]) -> Result<Proven, OidcError> 
         return Err(OidcError::WrongSubject);
     }
     // Address and proof come from one answer, never one from each.
-    let person = if info.person.email.is_some() { info.person } else { proven.person };
+    let from_info = info.person.email.is_some();
+    let (mut person, other) = if from_info { (info.person, proven.person) } else { (proven.person, info.person) };
+    // Attack: an address that one answer disowns, taken on the operator's word because the other is silent.
+    if other.email_verified == Some(false) {
+        person.email_verified = Some(false);
+    }
     Ok(Proven { subject: proven.subject, person })
 }

@@ -191,7 +191,8 @@ fn yes() -> bool {
 impl Stores {
     /// What a wrong setting is told.
     pub const RULE: &'static str = "must be JSON as in docs/CUSTOMER-LOGIN.md: stores by myshopify.com domain, each with \
-                                    providers; HS256 for LINE only; https issuers in production";
+                                    providers; HS256 for LINE only; a namespace for each issuer; https issuers in \
+                                    production";
 
     /// Reads the setting. `None` when anything is wrong: a login that is half configured is none.
     pub fn parse(text: &str, https_only: bool) -> Option<Self> {
@@ -209,7 +210,7 @@ impl Stores {
             let providers: Vec<_> =
                 text.providers.into_iter().map(|p| provider(p, https_only)).collect::<Option<_>>()?;
             let distinct = providers.iter().map(|p| p.name.as_str()).collect::<std::collections::BTreeSet<_>>();
-            if !(1..=MAX_ENTRIES).contains(&count) || distinct.len() != count {
+            if !(1..=MAX_ENTRIES).contains(&count) || distinct.len() != count || share_a_namespace(&providers) {
                 return None;
             }
             Some((shop, Store { hosts, providers, bind_ip: text.bind_ip, link_existing: text.link_existing }))
@@ -226,6 +227,17 @@ impl Stores {
     pub fn secrets(&self) -> impl Iterator<Item = &str> {
         self.0.values().flat_map(|store| store.providers.iter().map(|provider| provider.secret.as_str()))
     }
+}
+
+/// Whether two issuers' subjects could meet in one namespace.
+fn share_a_namespace(providers: &[Provider]) -> bool {
+    // Attack: the subject `1` of a provider where anybody may choose theirs is the customer `1` of another provider.
+    let meet = |one: &Provider, other: &Provider| {
+        let namespace = one.namespace.as_ref();
+        one.issuer != other.issuer
+            && namespace.is_some_and(|own| other.namespace.as_ref() == Some(own) || other.name == *own)
+    };
+    providers.iter().any(|one| providers.iter().any(|other| meet(one, other)))
 }
 
 /// An address at a provider: https, or http where development allows it; nothing that hides another host.
@@ -344,6 +356,11 @@ pub(crate) mod tests {
             Stores::parse(&TEXT.replacen(from, to, 1), true).is_some()
         };
         assert!(with("us0", "us1"));
+        // One issuer's two clients may share its subjects' namespace.
+        assert!(with(
+            r#""secret": "s1"}"#,
+            r#""secret": "s1"}, {"name": "app", "profile": "generic", "issuer": "https://id.example.com", "client_id": "app", "secret": "s", "namespace": "company"}"#
+        ));
         for (from, to) in [
             ("a.myshopify.com", "a.example.com"),
             ("shop.example.com", "shop.example.com/path"),
@@ -360,6 +377,16 @@ pub(crate) mod tests {
             (r#""client_id": "us""#, r#""client_id": """#),
             (r#""secret": "s1""#, r#""client_secret": "s1""#),
             (r#""profile": "auth0""#, r#""profile": "okta""#),
+            (r#""secret": "s2""#, r#""secret": "s2", "namespace": "company""#),
+            (r#""secret": "s1""#, r#""secret": "s1", "namespace": "auth0""#),
+            (
+                r#""secret": "s3"}"#,
+                r#""secret": "s3", "namespace": "x"}, {"name": "y", "profile": "line", "client_id": "1", "secret": "s", "namespace": "x"}"#,
+            ),
+            (
+                r#""secret": "s2""#,
+                r#""secret": "s2", "identifier": false}, {"name": "y", "profile": "line", "client_id": "1", "secret": "s", "namespace": "auth0""#,
+            ),
             (r#""prompt": "login""#, r#""prompt": "login\n""#),
         ] {
             assert!(!with(from, to), "{from} -> {to}");
