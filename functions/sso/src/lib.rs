@@ -30,7 +30,7 @@ use gatehouse_core::vault::Vault;
 use gatehouse_shopify::redirect::Origin;
 use gatehouse_shopify::state::Nonce;
 use gatehouse_shopify::{SecretString, multipass};
-use http::Method;
+use http::{Method, header};
 use lambda_runtime::Error;
 
 use crate::flow::{FlowError, Journey, Wish};
@@ -133,7 +133,7 @@ impl Sso {
         let routed = matches!(request.path.as_str(), "/login" | "/callback" | "/logout" | "/logout/done");
         // A HEAD would spend a code or a cookie on a page that nobody sees.
         if routed && request.method != Method::GET {
-            return request.page(Page::MethodNotAllowed);
+            return request.page(Page::MethodNotAllowed).with_header(header::ALLOW, "GET");
         }
         // Attack: a loop that spends the provider's patience, or guesses at callbacks.
         if routed && !self.limiter.allows(request.source_ip, self.visitor(&request), clock::now()) {
@@ -259,12 +259,16 @@ impl Sso {
             return Ok(());
         };
         let deadline = request.deadline.plus_millis(-2_000);
-        match link::link(&self.admin, journey.shop(), email, &identifier, deadline).await {
+        match link::link(&self.admin, &self.vault, journey.shop(), email, &identifier, deadline).await {
             Ok(Standing::Conflict) => Err(FlowError::IdentifierConflict),
             Ok(Standing::Linked) => {
                 telemetry::count(Metric::SsoLinked, &[]);
                 tracing::info!(shop = %journey.shop(), "an existing customer was given an identifier");
                 Ok(())
+            }
+            Ok(Standing::Busy) => {
+                tracing::warn!(shop = %journey.shop(), "another login is linking this customer, or tried to a minute ago");
+                Err(FlowError::NotLinked)
             }
             Ok(Standing::New | Standing::Known) => Ok(()),
             Err(error) => {

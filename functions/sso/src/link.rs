@@ -4,10 +4,17 @@
 //! whoever proved the address at the provider: so it is off by default, done for proven addresses only, and must never
 //! replace an identifier that is there, or give one to two customers.
 
+use std::time::Duration;
+
 use gatehouse_core::admin::operations::UserError;
 use gatehouse_core::admin::{Admin, AdminError, Caller, Operation, Repeat};
+use gatehouse_core::vault::{Vault, VaultError};
 use gatehouse_shopify::{ShopDomain, Timestamp};
 use serde::{Deserialize, Serialize};
+
+/// How long nobody else links a customer after one login has begun to: longer than any request takes, so that who looked
+/// before that link was made does not come after it.
+const ALONE: Duration = Duration::from_secs(60);
 
 /// Finds a customer by address.
 pub enum CustomerByEmail {}
@@ -107,6 +114,8 @@ pub enum Standing {
     Linked,
     /// The customer is tied to another identity, or another customer to this one: Shopify would refuse the login.
     Conflict,
+    /// The customer had none, and another login is giving it one.
+    Busy,
 }
 
 impl Standing {
@@ -125,9 +134,10 @@ impl Standing {
 /// Sets `identifier` on the customer of `email`, if the store has one without.
 ///
 /// # Errors
-/// [`AdminError`]: the scopes `read_customers` and `write_customers` are needed.
+/// [`AdminError`]: the scopes `read_customers` and `write_customers` are needed, and the table.
 pub async fn link(
     admin: &Admin,
+    vault: &Vault,
     shop: &ShopDomain,
     email: &str,
     identifier: &str,
@@ -139,6 +149,12 @@ pub async fn link(
     let (None, Some(known)) = (standing, found.customer_by_identifier) else {
         return Ok(standing.unwrap_or(Standing::New));
     };
+    // Attack: two providers' accounts of one address at the same moment; both found no identifier, and the later one's
+    // would replace the earlier one's.
+    let alone = vault.use_nonce_once(shop, &format!("sso-link {}", known.id), ALONE).await;
+    if !alone.map_err(VaultError::from)? {
+        return Ok(Standing::Busy);
+    }
     let input = LinkInput { id: known.id, multipass_identifier: identifier.to_owned() };
     match admin.run::<CustomerLink>(Caller::Shop(shop), &Link { input }, deadline).await {
         Ok(_) => Ok(Standing::Linked),
