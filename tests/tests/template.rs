@@ -222,10 +222,48 @@ fn every_alarm_has_its_page_and_every_page_its_alarm() {
         let (_, anchor) = text.split_once("docs/RUNBOOK.md#").unwrap_or_else(|| panic!("{id} names no page"));
         assert!(pages.contains(anchor), "{id}: docs/RUNBOOK.md has no `### {anchor}`");
         assert_eq!(alarm["AlarmActions"], json!([{"Ref": "Topic"}]), "{id}");
-        assert_eq!(alarm["TreatMissingData"], "notBreaching", "{id}");
+        // Nothing to count is no trouble, but for whoever must be heard of.
+        let silence = if id == "KeeperSilent" { "breaching" } else { "notBreaching" };
+        assert_eq!(alarm["TreatMissingData"], silence, "{id}");
         named.insert(anchor);
     }
     assert_eq!(named, pages, "alarms on the left, pages of docs/RUNBOOK.md on the right");
+}
+
+/// An alarm that sums over functions leaves none out that counts its metric.
+#[test]
+fn alarms_hear_every_function() {
+    let (template, alarms) = (Template::main(), Template::alarms());
+    let with = |sids: &[&str]| -> BTreeSet<String> {
+        let has =
+            |role: &str| roles::statements(&template, role).iter().any(|s| sids.iter().any(|sid| s["Sid"] == *sid));
+        let functions = template.functions().map(|f| (f.resource["Properties"]["Role"].clone(), f.name));
+        functions.filter(|(role, _)| has(role["Fn::GetAtt"][0].as_str().unwrap())).map(|(_, name)| name).collect()
+    };
+    let heard = |alarm: &str| -> BTreeSet<String> {
+        let metrics = alarms.properties(alarm)["Metrics"].as_array().unwrap().clone();
+        let sum = metrics[0]["Expression"].as_str().unwrap().to_owned();
+        let of = metrics[1..].iter().map(|metric| {
+            let id = metric["Id"].as_str().unwrap();
+            assert!(sum.contains(&format!("FILL({id}, 0)")), "{alarm} does not add {id}");
+            metric["MetricStat"]["Metric"]["Dimensions"].clone()
+        });
+        let name = |dimensions: Value| dimensions[0]["Value"]["Fn::Sub"].as_str().unwrap().replace("${Name}-", "");
+        of.map(name).collect()
+    };
+    let (tokens, secret) = (with(&["Tokens", "DataKeys"]), with(&["Secret"]));
+    assert!(tokens.len() == 6 && secret.len() == 7, "{tokens:?} {secret:?}");
+    for alarm in ["RefreshFailures", "NeedsReauth", "KmsDenied", "OpenFailed"] {
+        assert_eq!(heard(alarm), tokens, "{alarm}");
+    }
+    assert_eq!(heard("SecretsStale"), secret);
+    assert_eq!(heard("OldSecretSeen"), ["webhook".to_owned()].into());
+    let generation =
+        |metric: &Value| metric["MetricStat"]["Metric"]["Dimensions"][2]["Value"].as_str().map(str::to_owned);
+    let old: BTreeSet<_> =
+        alarms.properties("OldSecretSeen")["Metrics"].as_array().unwrap().iter().filter_map(generation).collect();
+    let label = |n: u8| gatehouse_core::telemetry::generation_label(gatehouse_shopify::Generation(n)).to_owned();
+    assert_eq!(old, (1..=9).map(label).collect());
 }
 
 /// Every `{namespace, metric, dimensions}` that alarms and dashboard look at.
