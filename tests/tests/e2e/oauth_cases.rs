@@ -105,59 +105,53 @@ async fn begun(house: &Harness, shop: &str) -> Answer {
 #[tokio::test]
 async fn oauth_begin() {
     let house = grant_house(&TokenEndpoint::default(), SCOPE, true).await;
-    run(
-        "oauth_begin",
-        |_| true,
-        async |case| {
-            let (input, expect) = (&case["input"], &case["expect"]);
-            if input["app"]["distribution"].is_string() {
-                return Err("there is no such app type to refuse".to_owned());
-            }
-            let answer = match input["query"].as_str() {
-                Some(query) => launched(&house, query).await?,
-                None => begun(&house, input["shop"].as_str().unwrap()).await,
-            };
-            let location = as_https(&house, answer.location());
-            for (key, wanted) in expect.as_object().unwrap() {
-                match key.as_str() {
-                    "status" => same(key, u64::from(answer.status), wanted.as_u64().unwrap())?,
-                    "location" if input["state"].is_string() => same(key, &*location, wanted.as_str().unwrap())?,
-                    "location" => same(key, location.split('?').next(), wanted.as_str())?,
-                    "location_host" => {
-                        let wanted = wanted.as_str().unwrap().replace(".myshopify.io", ".myshopify.com");
-                        same(key, location.split('/').nth(2).unwrap_or_default(), &*wanted)?;
-                    }
-                    "location_path" if wanted.as_str().unwrap().starts_with("/exitiframe") => {
-                        same(key, location.split('?').next(), Some("/auth/exit-iframe"))?;
-                    }
-                    "location_path" => {
-                        let path = location.split('?').next().unwrap_or_default().splitn(4, '/').nth(3);
-                        same(key, path.map(|path| format!("/{path}")).as_deref(), wanted.as_str())?;
-                    }
-                    "location_params" => parameters(&house, &answer, wanted)?,
-                    "no_redirect" => {
-                        same(key, answer.location().is_empty() && answer.set_cookie(STATE).is_none(), true)?
-                    }
-                    "cookie_equals_state" => {
-                        let (cookie, state) = (answer.cookie(STATE).unwrap_or_default(), nonce_of(&answer));
-                        same(key, !state.is_empty() && unsealed(&cookie).contains(&state), true)?;
-                    }
-                    "state_min_bits" => {
-                        let state = nonce_of(&answer);
-                        same("the state is hexadecimal", state.bytes().all(|byte| byte.is_ascii_hexdigit()), true)?;
-                        same(key, state.len() as u64 * 4 >= wanted.as_u64().unwrap(), true)?;
-                    }
-                    "two_calls_differ" => {
-                        let again = begun(&house, input["shop"].as_str().unwrap()).await;
-                        same(key, nonce_of(&again) != nonce_of(&answer), true)?;
-                    }
-                    "cookie" => cookie(&answer, wanted)?,
-                    other => panic!("{} expects {other}", case["id"]),
+    run("oauth_begin", async |case| {
+        let (input, expect) = (&case["input"], &case["expect"]);
+        if input["app"]["distribution"].is_string() {
+            return Err("there is no such app type to refuse".to_owned());
+        }
+        let answer = match input["query"].as_str() {
+            Some(query) => launched(&house, query).await?,
+            None => begun(&house, input["shop"].as_str().unwrap()).await,
+        };
+        let location = as_https(&house, answer.location());
+        for (key, wanted) in expect.as_object().unwrap() {
+            match key.as_str() {
+                "status" => same(key, u64::from(answer.status), wanted.as_u64().unwrap())?,
+                "location" if input["state"].is_string() => same(key, &*location, wanted.as_str().unwrap())?,
+                "location" => same(key, location.split('?').next(), wanted.as_str())?,
+                "location_host" => {
+                    let wanted = wanted.as_str().unwrap().replace(".myshopify.io", ".myshopify.com");
+                    same(key, location.split('/').nth(2).unwrap_or_default(), &*wanted)?;
                 }
+                "location_path" if wanted.as_str().unwrap().starts_with("/exitiframe") => {
+                    same(key, location.split('?').next(), Some("/auth/exit-iframe"))?;
+                }
+                "location_path" => {
+                    let path = location.split('?').next().unwrap_or_default().splitn(4, '/').nth(3);
+                    same(key, path.map(|path| format!("/{path}")).as_deref(), wanted.as_str())?;
+                }
+                "location_params" => parameters(&house, &answer, wanted)?,
+                "no_redirect" => same(key, answer.location().is_empty() && answer.set_cookie(STATE).is_none(), true)?,
+                "cookie_equals_state" => {
+                    let (cookie, state) = (answer.cookie(STATE).unwrap_or_default(), nonce_of(&answer));
+                    same(key, !state.is_empty() && unsealed(&cookie).contains(&state), true)?;
+                }
+                "state_min_bits" => {
+                    let state = nonce_of(&answer);
+                    same("the state is hexadecimal", state.bytes().all(|byte| byte.is_ascii_hexdigit()), true)?;
+                    same(key, state.len() as u64 * 4 >= wanted.as_u64().unwrap(), true)?;
+                }
+                "two_calls_differ" => {
+                    let again = begun(&house, input["shop"].as_str().unwrap()).await;
+                    same(key, nonce_of(&again) != nonce_of(&answer), true)?;
+                }
+                "cookie" => cookie(&answer, wanted)?,
+                other => panic!("{} expects {other}", case["id"]),
             }
-            Ok(())
-        },
-    )
+        }
+        Ok(())
+    })
     .await;
 }
 
@@ -237,17 +231,13 @@ async fn oauth_callback() {
     let endpoint = TokenEndpoint::default();
     let house = grant_house(&endpoint, SCOPE, true).await;
     let other_scopes = grant_house(&endpoint, "write_products", true).await;
-    run(
-        "oauth_callback",
-        |_| true,
-        async |case| {
-            let app = &case["input"]["app"];
-            let house = if app["scopes"] == "write_products" { &other_scopes } else { &house };
-            forget(house, BEGAN).await;
-            endpoint.asked.lock().unwrap().clear();
-            came_back(house, &endpoint, case).await
-        },
-    )
+    run("oauth_callback", async |case| {
+        let app = &case["input"]["app"];
+        let house = if app["scopes"] == "write_products" { &other_scopes } else { &house };
+        forget(house, BEGAN).await;
+        endpoint.asked.lock().unwrap().clear();
+        came_back(house, &endpoint, case).await
+    })
     .await;
 }
 
