@@ -85,8 +85,8 @@ async fn delivered(harness: &Harness) -> String {
     let answer = harness.local.shopify().act("webhook", &json!({ "topic": "orders/updated" })).await.unwrap();
     assert_eq!(answer["deliveries"][0]["status"], 200, "{answer}");
     let lines = harness.local.lambda().lines(Some("webhook"));
-    let metrics = lines.iter().filter_map(|line| serde_json::from_str::<Value>(&line.text).ok());
-    let last = metrics.filter(|metric| metric.get("SecretMatched").is_some()).last().expect("a metric");
+    let mut metrics = lines.iter().filter_map(|line| serde_json::from_str::<Value>(&line.text).ok());
+    let last = metrics.rfind(|metric| metric.get("SecretMatched").is_some()).expect("a metric");
     last["generation"].as_str().unwrap().to_owned()
 }
 
