@@ -126,6 +126,11 @@ impl SealError {
     pub fn is_transient(self) -> bool {
         matches!(self, Self::Throttled | Self::Down)
     }
+
+    /// True when KMS will not let the key be used, whatever is stored: an operator must act.
+    pub fn is_refusal(self) -> bool {
+        matches!(self, Self::Denied | Self::KeyDisabled | Self::KeyPendingDeletion | Self::NoKey)
+    }
 }
 
 /// A data key as it is stored: encrypted by KMS.
@@ -462,8 +467,17 @@ fn stored_key(item: &Item) -> Result<WrappedKey, StoreError> {
     })
 }
 
-/// By AWS's error code. Its messages name keys and principals, so none of them goes further.
+/// What KMS's error means; a refusal is counted here, where every one of them passes.
 fn refused<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> SealError {
+    let error = classify(error);
+    if error.is_refusal() {
+        count(Metric::KmsDenied, &[]);
+    }
+    error
+}
+
+/// By AWS's error code. Its messages name keys and principals, so none of them goes further.
+fn classify<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> SealError {
     let Some(service) = error.as_service_error() else { return SealError::Down };
     match service.code().unwrap_or_default() {
         "InvalidCiphertextException" => SealError::WrongContext,
@@ -485,6 +499,21 @@ fn refused<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> SealError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_kms_will_not_do_is_a_refusal_and_what_does_not_open_is_none() {
+        let of = |code: &str| {
+            let error = aws_sdk_kms::error::ErrorMetadata::builder().code(code).build();
+            refused(&SdkError::service_error(error, ()))
+        };
+        let refusals = ["AccessDeniedException", "DisabledException", "KMSInvalidStateException", "NotFoundException"];
+        for code in refusals {
+            assert!(of(code).is_refusal() && !of(code).is_transient(), "{code}");
+        }
+        for code in ["InvalidCiphertextException", "IncorrectKeyException", "ThrottlingException", "Whatever", ""] {
+            assert!(!of(code).is_refusal(), "{code}");
+        }
+    }
 
     #[test]
     fn codes_differ() {

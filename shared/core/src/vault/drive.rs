@@ -206,7 +206,10 @@ impl Run<'_> {
     }
 
     fn key_failed(&mut self, error: SealError) -> Event {
-        count(if error.is_transient() { Metric::KmsDenied } else { Metric::OpenFailed }, &[]);
+        // What KMS refused was counted as that.
+        if !error.is_transient() && !error.is_refusal() {
+            count(Metric::OpenFailed, &[]);
+        }
         tracing::warn!(shop = %self.shop, code = error.code(), "a stored token does not open");
         self.trouble = Some(error.into());
         if error.is_transient() { Event::KeyUnavailable } else { Event::Undecryptable }

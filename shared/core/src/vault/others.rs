@@ -128,7 +128,9 @@ impl Vault {
                 Ok(None) => {}
                 Err(VaultError::Sealed(error)) if !error.is_transient() => {
                     // Its KMS key is gone, or somebody changed the row. Nothing of it is used, and nothing is lost with it.
-                    count(Metric::OpenFailed, &[]);
+                    if !error.is_refusal() {
+                        count(Metric::OpenFailed, &[]);
+                    }
                     tracing::warn!(%shop, code = error.code(), "a stored token does not open: another is asked for");
                 }
                 Err(error) => return Err(error),
