@@ -323,10 +323,7 @@ fn s3(request: Request<'_>, things: &Things) -> Result<Vec<Access>, Unjudged> {
         return Err(Unjudged("a parameter of it is not known here"));
     }
     let bucket_arn = format!("arn:aws:s3:::{bucket}");
-    let listing = |action: &str| {
-        let prefix = pairs.iter().filter(|(name, _)| name == "prefix").map(|(_, value)| value.clone());
-        vec![Access::new(format!("s3:{action}"), &bucket_arn).with("s3:prefix", prefix.take(1))]
-    };
+    let of_the_bucket = |action: &str| Access::new(format!("s3:{action}"), &bucket_arn);
     let object = |action: &str, sealed: &[&str]| {
         // With a bucket key, the context is the bucket's ARN.
         let sealed = sealed.iter().map(|use_of_it| at_rest(things, "s3", use_of_it, &[("aws:s3:arn", &bucket_arn)]));
@@ -334,8 +331,13 @@ fn s3(request: Request<'_>, things: &Things) -> Result<Vec<Access>, Unjudged> {
         std::iter::once(object).chain(sealed.collect::<Vec<_>>()).collect::<Vec<_>>()
     };
     Ok(match (request.method.as_str(), key.is_empty()) {
-        ("GET", true) if has("uploads") => listing("ListBucketMultipartUploads"),
-        ("GET" | "HEAD", true) => listing("ListBucket"),
+        // A prefix of uploads is no condition key, whatever the request says
+        // (<https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazons3.html>).
+        ("GET", true) if has("uploads") => vec![of_the_bucket("ListBucketMultipartUploads")],
+        ("GET" | "HEAD", true) => {
+            let prefix = pairs.iter().filter(|(name, _)| name == "prefix").map(|(_, value)| value.clone());
+            vec![of_the_bucket("ListBucket").with("s3:prefix", prefix.take(1))]
+        }
         ("GET", false) if has("uploadId") => object("ListMultipartUploadParts", &[]),
         ("GET" | "HEAD", false) => object("GetObject", &["Decrypt"]),
         // A part is sealed, and the parts are read again when they are put together
@@ -520,6 +522,8 @@ mod tests {
         }
         let listed = object("GET", "/b?list-type=2&prefix=exports%2F", &[]).unwrap();
         assert_eq!(listed[0], Access::new("s3:ListBucket", "arn:aws:s3:::b").with("s3:prefix", ["exports/"]));
+        let unfinished = object("GET", "/b?uploads&prefix=exports%2F", &[]).unwrap();
+        assert_eq!(unfinished, [Access::new("s3:ListBucketMultipartUploads", "arn:aws:s3:::b")]);
         for (method, target) in [
             ("GET", "/"),
             ("DELETE", "/b"),
