@@ -97,6 +97,25 @@ function button(label, onclick, kind = "secondary") {
   return made;
 }
 
+/** A button whose work can fail: what went wrong stands after it until it is pressed again, by itself or by "Try again". */
+function attempt(label, work, kind) {
+  const made = button(label, async () => {
+    const former = made.nextElementSibling;
+    if (former?.matches(".banner")) former.remove();
+    made.disabled = true;
+    try {
+      await work(made);
+    } catch (error) {
+      made.after(trouble(error, () => made.click()));
+    } finally {
+      made.disabled = false;
+      // It lost the focus when it was disabled, or the button in the former banner did when that went.
+      if (document.activeElement === document.body) made.focus();
+    }
+  }, kind);
+  return made;
+}
+
 const when = new Intl.DateTimeFormat(japanese ? "ja" : "en", { dateStyle: "medium", timeStyle: "short" });
 function date(text) {
   if (!text) return element("span", "–");
@@ -105,7 +124,8 @@ function date(text) {
 
 /** A section that loads by itself, says so to a screen reader, and can be tried again; what it returns loads it anew. */
 function section(id, title, load) {
-  const host = element("s-section", null, { id, heading: title });
+  // No `heading` attribute: Polaris would write a second heading from it, and without Polaris there would be none.
+  const host = element("s-section", null, { id });
   const heading = element("h2", title, { id: `${id}-title` });
   const live = element("p", words.loading, { role: "status", "aria-live": "polite", class: "quiet" });
   const body = element("div", null, { "aria-labelledby": `${id}-title`, role: "region" });
@@ -201,15 +221,9 @@ async function installation(body) {
   if (held.missing_scopes?.length) {
     const box = element("s-banner", null, { tone: "warning", role: "alert", class: "banner" });
     box.append(element("p", `${words.missing}: ${held.missing_scopes.join(", ")}`));
-    const grant = button(words.grant, async () => {
-      grant.disabled = true;
-      try {
-        const asked = await (await post("/v1/scopes/request", { scopes: held.missing_scopes })).json();
-        window.open(asked.url, "_top");
-      } catch (error) {
-        grant.disabled = false;
-        grant.after(trouble(error, () => grant.click()));
-      }
+    const grant = attempt(words.grant, async () => {
+      const asked = await (await post("/v1/scopes/request", { scopes: held.missing_scopes })).json();
+      window.open(asked.url, "_top");
     }, "primary");
     box.append(grant);
     body.append(box);
@@ -227,39 +241,35 @@ async function liveShop(body) {
 
 /** A paged table: the first page now, each further one at the push of a button, which hands the focus on. */
 function paged(path, caption, columns, cells) {
+  // An empty page that names a next one is not the end.
+  const load = async (cursor) => {
+    for (let from = cursor; ; ) {
+      const page = await (await call(path + (from ? `?cursor=${encodeURIComponent(from)}` : ""))).json();
+      if (page.items.length > 0 || !page.next) return page;
+      from = page.next;
+    }
+  };
   return async (body, live) => {
-    let shown = null;
-    const next = async (cursor) => {
-      const page = await (await call(path + (cursor ? `?cursor=${encodeURIComponent(cursor)}` : ""))).json();
-      if (!shown) {
-        if (page.items.length === 0) {
-          body.replaceChildren(element("p", words.none, { class: "quiet" }));
-          return;
-        }
-        shown = table(caption, columns, []);
-        body.replaceChildren(shown);
-      }
+    const shown = table(caption, columns, []);
+    const { rows } = shown.tBodies[0];
+    const add = (page) => {
       for (const item of page.items) shown.tBodies[0].append(rowOf(cells(item)));
-      body.querySelector(":scope > .button")?.remove();
-      if (page.next) {
-        const more = button(words.more, async () => {
-          const before = shown.tBodies[0].rows.length;
-          more.disabled = true;
-          try {
-            await next(page.next);
-            live.textContent = `${shown.tBodies[0].rows.length} ${words.shown}`;
-            // The button is gone; the first row that it brought is where reading goes on.
-            const first = shown.tBodies[0].rows[before];
-            first.tabIndex = -1;
-            first.focus();
-          } catch (error) {
-            more.replaceWith(trouble(error, () => next(page.next)));
-          }
-        });
-        body.append(more);
-      }
+      if (page.next) shown.after(more(page.next));
     };
-    await next(null);
+    const more = (cursor) => attempt(words.more, async (pressed) => {
+      const before = rows.length;
+      const page = await load(cursor);
+      pressed.remove();
+      add(page);
+      live.textContent = `${rows.length} ${words.shown}`;
+      // The button is gone; the first row that it brought is where reading goes on, or the last one when it brought none.
+      const first = rows[before] ?? rows[before - 1];
+      first.tabIndex = -1;
+      first.focus();
+    });
+    const page = await load(null);
+    body.replaceChildren(page.items.length > 0 ? shown : element("p", words.none, { class: "quiet" }));
+    add(page);
   };
 }
 
@@ -294,21 +304,13 @@ async function wholeExport(id) {
 function exportCell(request) {
   if (!request.export) return "–";
   if (!request.export.ready) return words.expired;
-  return button(words.download, async (event) => {
-    const pressed = event.currentTarget;
-    pressed.disabled = true;
-    try {
-      const url = URL.createObjectURL(await wholeExport(request.id));
-      const link = element("a", "", { href: url, download: `customer-data-${request.id}.json` });
-      document.body.append(link);
-      link.click();
-      link.remove();
-      URL.revokeObjectURL(url);
-    } catch (error) {
-      pressed.after(trouble(error, () => {}));
-    } finally {
-      pressed.disabled = false;
-    }
+  return attempt(words.download, async () => {
+    const url = URL.createObjectURL(await wholeExport(request.id));
+    const link = element("a", "", { href: url, download: `customer-data-${request.id}.json` });
+    document.body.append(link);
+    link.click();
+    link.remove();
+    URL.revokeObjectURL(url);
   });
 }
 

@@ -14,7 +14,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::journey::*;
-use crate::privacy::{asked_and_collected, customer_of_many_orders};
+use crate::privacy::{asked_and_collected, customer_of_many_orders, many_customers};
 use crate::standalone::standalone_house;
 
 /// How long a page may take to show what it must.
@@ -550,6 +550,61 @@ async fn a_throttled_and_a_failing_shopify_are_said_where_they_are_met() {
             .await;
         browser.leave_frames().await;
     }
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn what_could_not_be_shown_is_shown_once_when_it_is_tried_again() {
+    let Some(browser) = Browser::start().await else { return };
+    let house = house(&[]).await;
+    let shop = shop(&house);
+    install_by_id_token(&house, &shop).await;
+    // One more than a page.
+    many_customers(&house, &shop, 51).await;
+    open_app(&browser, &house, &shop).await;
+    browser.says(&["Show more", "Currency"]).await;
+    let rows = "return document.querySelectorAll('#customers tbody tr').length";
+    let banners = "return document.querySelectorAll('#customers .banner').length";
+    let is = async |script: &str, value: Value| {
+        let what = format!("{script} is {value}");
+        browser.until(&what, async || (browser.run(script).await == value).then_some(())).await;
+    };
+    assert_eq!(browser.run(rows).await, 50);
+
+    // The connection breaks; trying again fails again, and puts no second alert beside the first.
+    browser
+        .run(
+            "window.real = fetch; window.refused = 0; window.unhandled = 0;
+             addEventListener('unhandledrejection', () => window.unhandled++);
+             window.fetch = (url, options) => String(url).includes('cursor=')
+               ? Promise.reject(new TypeError(`broken ${++window.refused}`)) : real(url, options);",
+        )
+        .await;
+    browser.click("#customers [role=region] > .button").await;
+    is(banners, json!(1)).await;
+    browser.click("#customers .banner .button").await;
+    is("return window.refused", json!(2)).await;
+    is(banners, json!(1)).await;
+    assert_eq!(browser.run("return document.activeElement.textContent").await, "Show more", "the focus has a place");
+    // An empty page that is not the last comes first; then what is left, once.
+    browser
+        .run(
+            "window.skipped = 0;
+             window.fetch = async (url, options) => {
+               const next = new URL(url).searchParams.get('cursor');
+               if (!next || window.skipped++) return real(url, options);
+               return new Response(JSON.stringify({ items: [], next }));
+             };",
+        )
+        .await;
+    browser.click("#customers .banner .button").await;
+    is(rows, json!(51)).await;
+    is(banners, json!(0)).await;
+    is("return document.querySelectorAll('#customers [role=region] > .button').length", json!(0)).await;
+    let first = browser.run("return document.activeElement.closest('#customers tbody tr')?.rowIndex").await;
+    assert_eq!(first, 51, "reading goes on at the row that came");
+    assert_eq!(browser.run("return window.unhandled").await, 0);
+    browser.leave_frames().await;
     browser.close().await;
 }
 

@@ -258,15 +258,7 @@ async fn what_the_worker_cannot_do_now_it_does_later() {
 
 /// A customer of many orders, written into the table as a first import does, past the queues.
 pub(crate) async fn customer_of_many_orders(house: &Harness, shop: &str, id: u64, orders: u64) {
-    let settings = house.local.settings().clone();
-    let read = |reader: &mut Reader<'_>| {
-        let (base, app) = (BaseSettings::read(reader), AppSettings::read(reader));
-        let (table, queue) = (TableSettings::read(reader), QueueSettings::read(reader));
-        Some((base?, app?, table?, queue?))
-    };
-    let (base, app, table, queue) = Reader::read(move |name| settings.get(name).cloned(), read).unwrap();
-    let config = aws::local_config(&base, aws::Patience::Background).await;
-    let privacy = Privacy::connect(&config, &app, &table, &queue, Retention::default());
+    let privacy = connected(house).await;
     let (shop, now) = (ShopDomain::parse(shop).unwrap(), clock::now());
     let email = "of.many.orders@example.com";
     let body = json!({ "id": id, "email": email, "first_name": "Mio", "updated_at": now.to_rfc3339() });
@@ -280,6 +272,30 @@ pub(crate) async fn customer_of_many_orders(house: &Harness, shop: &str, id: u64
     };
     let orders: Vec<_> = (0..orders).map(order).collect();
     privacy.mirror().fill_orders(&shop, &orders, now, now).await.unwrap();
+}
+
+/// As many customers, straight into the mirror: `1@example.com` and so on.
+pub(crate) async fn many_customers(house: &Harness, shop: &str, count: u64) {
+    let privacy = connected(house).await;
+    let (shop, now) = (ShopDomain::parse(shop).unwrap(), clock::now());
+    for id in 1..=count {
+        let body = json!({ "id": id, "email": format!("{id}@example.com"), "updated_at": now.to_rfc3339() });
+        let customer = Customer::from_payload(body.to_string().as_bytes()).unwrap();
+        privacy.mirror().put_customer(&shop, &customer, now, now).await.unwrap();
+    }
+}
+
+/// What the house's functions hold of people, under the house's own settings.
+async fn connected(house: &Harness) -> Privacy {
+    let settings = house.local.settings().clone();
+    let read = |reader: &mut Reader<'_>| {
+        let (base, app) = (BaseSettings::read(reader), AppSettings::read(reader));
+        let (table, queue) = (TableSettings::read(reader), QueueSettings::read(reader));
+        Some((base?, app?, table?, queue?))
+    };
+    let (base, app, table, queue) = Reader::read(move |name| settings.get(name).cloned(), read).unwrap();
+    let config = aws::local_config(&base, aws::Patience::Background).await;
+    Privacy::connect(&config, &app, &table, &queue, Retention::default())
 }
 
 /// Asks for all that is held on the customer, and waits for the file; gives its size in bytes.
