@@ -5,7 +5,7 @@
 //! addresses of their own or are an operator's. What reads customers leaves an audit record, before it is handed out.
 
 use gatehouse_core::admin::operations::{
-    CurrentAppInstallation, CustomerUpdate, Customers, CustomersAnswer, Operation, Orders, OrdersAnswer, Shop,
+    CurrentAppInstallation, CustomerUpdate, Customers, CustomersAnswer, MAX_COST, Operation, Orders, OrdersAnswer, Shop,
 };
 use gatehouse_core::http::{Request, Response};
 use gatehouse_core::privacy::DataError;
@@ -57,6 +57,11 @@ where
     O::Variables: DeserializeOwned,
 {
     let variables: O::Variables = input::json(request)?;
+    if O::cost(&variables) > MAX_COST {
+        return Err(Problem::Unprocessable(
+            "This costs more than Shopify lets one query cost. Ask for a smaller page.",
+        ));
+    }
     let run = api.admin.run::<O>(merchant.caller(api), &variables, api.deadline(request));
     run.await.map_err(|error| error.problem())
 }

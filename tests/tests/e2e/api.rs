@@ -310,6 +310,7 @@ async fn nonsense_gets_a_clear_error() {
     }
     for (target, body, status) in [
         ("/v1/admin/customers", "{\"first\":0}", 422),
+        ("/v1/admin/orders", "{\"first\":250}", 422),
         ("/v1/admin/customers", "{\"first\":1,\"query\":\"x\"}", 422),
         ("/v1/admin/customers", "[]", 422),
         ("/v1/admin/customers", "{", 400),

@@ -1,6 +1,6 @@
 //! The named operations of the Admin API, as JSON Schema: what each takes and answers.
 
-use gatehouse_core::admin::operations::{Customers, Operation, Orders, PageOf};
+use gatehouse_core::admin::operations::{Customers, MAX_COST, Operation, Orders, PageOf};
 use serde_json::{Value, json};
 
 use super::schemas::{nullable, object};
@@ -83,7 +83,7 @@ fn nothing() -> Value {
 
 /// The largest page is what Shopify lets one query cost (<https://shopify.dev/docs/api/usage/limits>).
 fn page<O: Operation<Variables = PageOf>>() -> Value {
-    let allowed = |first: &u16| O::cost(&PageOf { first: *first, after: None }) <= 1_000.0;
+    let allowed = |first: &u16| O::cost(&PageOf { first: *first, after: None }) <= MAX_COST;
     let most = (1..=PageOf::MOST).rev().find(allowed).unwrap();
     json!({
         "type": "object", "required": ["first"], "additionalProperties": false,

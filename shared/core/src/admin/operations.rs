@@ -8,6 +8,10 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+/// What one query may cost, in points: Shopify refuses more before it runs
+/// (<https://shopify.dev/docs/api/usage/limits>).
+pub const MAX_COST: f64 = 1_000.0;
+
 /// Whether sending it again can do harm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {
