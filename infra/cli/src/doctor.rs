@@ -107,6 +107,10 @@ pub(crate) async fn run(arguments: &Arguments, target: &Target, json: bool) -> R
             let webhook = webhook.or_else(|| app.as_ref().ok().and_then(compliance_uri));
             let client = client(&settings, webhook.as_deref())?;
             doors(&mut checks, &client, &settings, webhook.as_deref()).await;
+            if let (Ok(app), false) = (&app, target.is_local()) {
+                let astray = astray(app, settings.api.as_str(), webhook.as_deref());
+                checks.expect("addresses of the app proxy and the webhooks", astray.is_empty(), astray.join("; "));
+            }
             agreement(&mut checks, &settings, app, &arguments.app, target.is_local());
             template(&mut checks, &arguments.template, &arguments.app);
         }
@@ -249,10 +253,16 @@ async fn doors(checks: &mut Checks, client: &Client, settings: &Outside, webhook
     let answer = ask(client, Method::GET, &launch, &[]).await;
     match answer {
         Ok(response) => {
-            // A page that fetches an ID token is right; one that is the app is not.
+            let got = response.status().as_u16();
+            // A page that fetches an ID token is right; one that is the app is not, and a fault is no refusal.
             let body = response.text().await.unwrap_or_default();
-            let right = !body.contains("data-standalone");
-            checks.expect("a launch without a proof shows no app", right, "it answers with the app's document");
+            let why = if body.contains("data-standalone") {
+                "it answers with the app's document".to_owned()
+            } else {
+                format!("answered {got}")
+            };
+            let right = !body.contains("data-standalone") && got < 500 && got != 404;
+            checks.expect("a launch without a proof shows no app", right, why);
         }
         Err(why) => checks.push("a launch without a proof shows no app", Verdict::Wrong, why),
     }
@@ -333,6 +343,21 @@ fn compliance_uri(app: &toml::Table) -> Option<String> {
     of.get("uri").and_then(toml::Value::as_str).map(str::to_owned)
 }
 
+/// What the app's file sends elsewhere than to this deployment: its app proxy belongs to the API, and deliveries over HTTPS
+/// have one address.
+fn astray(app: &toml::Table, api: &str, webhook: Option<&str>) -> Vec<String> {
+    let mut astray = Vec::new();
+    let proxy = app.get("app_proxy").and_then(|proxy| proxy.get("url")).and_then(toml::Value::as_str);
+    if let Some(url) = proxy.filter(|url| url.trim_end_matches('/') != format!("{api}/proxy")) {
+        astray.push(format!("app_proxy: {url}, not {api}/proxy"));
+    }
+    let uris = subscriptions(app).filter_map(|subscription| subscription.get("uri")?.as_str());
+    let https: Vec<_> = uris.filter(|uri| uri.starts_with("https://")).map(|uri| uri.trim_end_matches('/')).collect();
+    let wanted = webhook.map(|uri| uri.trim_end_matches('/')).or(https.first().copied());
+    astray.extend(https.iter().filter(|uri| Some(**uri) != wanted).map(|uri| format!("a subscription: {uri}")));
+    astray
+}
+
 /// Settings against the app's file. Addresses and the client id are the deployment's own, so the local house has others.
 fn agreement(checks: &mut Checks, settings: &Outside, app: Result<toml::Table, String>, path: &Path, local: bool) {
     let file = path.display();
@@ -410,6 +435,18 @@ mod tests {
         for wrong in ["", "06 Nov 1994", "Sun, 06 Nop 1994 08:49:37 GMT", "Sun, 06 Nov"] {
             assert_eq!(http_date(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn addresses_elsewhere_are_seen() {
+        let app: toml::Table = include_str!("../../../shopify.app.toml").parse().unwrap();
+        let (api, hooks) = ("https://api.gatehouse.dev", "https://hooks.gatehouse.dev");
+        assert_eq!(astray(&app, api, Some(hooks)), Vec::<String>::new());
+        assert_eq!(astray(&app, api, None), Vec::<String>::new());
+        assert_eq!(astray(&app, "https://api.elsewhere.test", None).len(), 1);
+        assert!(astray(&app, api, Some("https://hooks.elsewhere.test")).len() > 1);
+        let two = "[[webhooks.subscriptions]]\nuri = \"https://a.test\"\n[[webhooks.subscriptions]]\nuri = \"https://b.test\"";
+        assert_eq!(astray(&two.parse().unwrap(), api, None), ["a subscription: https://b.test"]);
     }
 
     #[test]

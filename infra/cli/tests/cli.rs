@@ -269,8 +269,8 @@ fn by_verdict(report: &Value) -> BTreeMap<String, BTreeSet<String>> {
     found
 }
 
-/// A server that does everything wrong: 200 to all, open to all, and its clock stands still.
-async fn careless() -> String {
+/// A server that does everything wrong: one answer to all, open to all, and its clock stands still.
+async fn careless(status: &'static str, body: &'static str) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
@@ -278,9 +278,12 @@ async fn careless() -> String {
             tokio::spawn(async move {
                 let mut request = [0; 8192];
                 let _ = stream.read(&mut request).await;
-                let answer = "HTTP/1.1 200 OK\r\naccess-control-allow-origin: *\r\nconnection: close\r\n\
-                              content-security-policy: frame-ancestors *\r\ncontent-length: 15\r\n\
-                              date: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\ndata-standalone";
+                let answer = format!(
+                    "HTTP/1.1 {status}\r\naccess-control-allow-origin: *\r\nconnection: close\r\n\
+                     content-security-policy: frame-ancestors *\r\ncontent-length: {}\r\n\
+                     date: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\n{body}",
+                    body.len()
+                );
                 let _ = stream.write_all(answer.as_bytes()).await;
             });
         }
@@ -302,7 +305,12 @@ async fn the_doctor_finds_a_healthy_house_healthy_and_sees_every_check_fail() {
     let right = verdicts["ok"].clone();
     assert!(right.len() >= 25, "{right:?}");
 
-    let careless = careless().await;
+    for broken in ["500 Internal Server Error", "404 Not Found"] {
+        let app = careless(broken, "").await;
+        let (_, report) = Desk::of(&harness, &[("APP_URL", &*app)], &[]).run(&["doctor"]).await;
+        assert!(by_verdict(&report)["WRONG"].contains("a launch without a proof shows no app"), "{broken}: {report:#}");
+    }
+    let careless = careless("200 OK", "data-standalone").await;
     harness.enqueue("events-dlq", "{}").await;
     harness.enqueue("privacy-dlq", "{}").await;
     let directory = tempfile::tempdir().unwrap();
