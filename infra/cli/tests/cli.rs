@@ -234,6 +234,11 @@ async fn what_was_done_about_a_customer_is_shown_and_nobody_is_named() {
     let id = made["customer"].as_u64().unwrap();
     let desk = Desk::of(&harness, &[], &[]);
     let shop = harness.local.app().shop.to_string();
+    // A request that overtook the customer would find nothing held.
+    gatehouse_tests::until("the customer is mirrored", async || {
+        harness.item(&format!("SHOP#{shop}"), &format!("CUSTOMER#{id}")).await
+    })
+    .await;
     for (action, topic) in [("data_request", "customers/data_request"), ("customer_redact", "customers/redact")] {
         act(action, json!({ "customer": id })).await;
         gatehouse_tests::until(&format!("{topic} is done"), async || {
