@@ -207,7 +207,7 @@ impl Stage {
             let second = async {
                 assert!(matches!(self.house.handle(&erase, 1000).await, Outcome::Closed(_)));
             };
-            run(&self.gate, hold, first, second).await
+            Box::pin(run(&self.gate, hold, first, second)).await
         } else {
             let first = || -> Work {
                 let (one, erase) = (Arc::clone(&self.held), erase.clone());
@@ -253,7 +253,7 @@ async fn schedules(erasure: Erasure) {
             let writer_waits = fastrand::u8(..3) > 0;
             let short = writer_waits && !writer.0.contains("collected") && !writer.0.contains("erased");
             let hold = fastrand::usize(..if short { FEW } else { MANY });
-            failed += usize::from(!stage.one(erasure, writer, writer_waits, hold).await.clean);
+            failed += usize::from(!Box::pin(stage.one(erasure, writer, writer_waits, hold)).await.clean);
         }
         assert_eq!(failed, 0, "what is left stands above");
         return;
@@ -261,7 +261,7 @@ async fn schedules(erasure: Erasure) {
     for writer in WRITERS {
         for (writer_waits, step) in [(true, 1), (false, 4)] {
             for hold in (0..).step_by(step) {
-                let ended = stage.one(erasure, writer, writer_waits, hold).await;
+                let ended = Box::pin(stage.one(erasure, writer, writer_waits, hold)).await;
                 failed += usize::from(!ended.clean);
                 if !ended.held {
                     break;
@@ -285,7 +285,6 @@ async fn nothing_of_a_shop_lands_behind_its_erasure() {
 
 /// `GATEHOUSE_ERASE_ITEMS=100000` is the size that `docs/PERFORMANCE.md` speaks of.
 #[tokio::test]
-#[expect(clippy::print_stderr, reason = "its figures are what a long run is for")]
 async fn a_large_shop_is_erased_across_kills_and_every_item_is_counted_once() {
     let items = wished("GATEHOUSE_ERASE_ITEMS", 1500);
     let (house, one, two) = (House::start().await, shop("one"), shop("two"));
