@@ -53,3 +53,5 @@ mod sso;
 mod standalone;
 #[path = "e2e/tenants.rs"]
 mod tenants;
+#[path = "e2e/take_in.rs"]
+mod take_in;
