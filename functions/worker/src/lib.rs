@@ -29,7 +29,7 @@ use lambda_runtime::Error;
 use serde_json::value::RawValue;
 
 pub use job::{Done, Job, JobError};
-use topics::Topic;
+use topics::{TOPICS, Topic};
 
 /// How many records are worked on at once. They wait for AWS nearly all of the time.
 const AT_ONCE: usize = 8;
@@ -49,6 +49,8 @@ pub struct Worker {
     pub privacy: Privacy,
     /// Bodies that were too large for a message.
     pub queues: Queues,
+    /// What is handled: [`TOPICS`], but in tests.
+    pub topics: &'static [Topic],
 }
 
 /// The names that the function reads from its environment, by section.
@@ -78,7 +80,7 @@ pub async fn run() -> Result<(), Error> {
     let vault = Vault::connect(&config, &app, &table, &shopify, secrets)?;
     let privacy = Privacy::connect(&config, &app, &table, &queue, keep);
     let queues = Queues::new(aws::sqs(&config), aws::s3(&config), queue);
-    let worker = Worker { vault, privacy, queues };
+    let worker = Worker { vault, privacy, queues, topics: TOPICS };
     runtime::run(async move |event: Box<RawValue>, invocation: Invocation| {
         let event: SqsEvent = serde_json::from_str(event.get()).map_err(|_| NOT_A_BATCH)?;
         let answer = worker.batch(event, until(invocation.deadline)).await;
@@ -129,9 +131,13 @@ impl Worker {
         let body = message.body.unwrap_or_default();
         let envelope = match Envelope::from_json(&body) {
             Ok(envelope) => envelope,
-            Err(error) => return failed(None, &JobError::Poison { code: error.code() }, tries),
+            Err(error) => {
+                count(Metric::JobRetried, &[("code", error.code())]);
+                tracing::error!(code = error.code(), tries, "a message that nobody of ours sent");
+                return Err(());
+            }
         };
-        let Some(topic) = Topic::of(&envelope.topic) else {
+        let Some(topic) = self.topics.iter().find(|topic| topic.name == envelope.topic) else {
             count(Metric::UnknownTopic, &[]);
             tracing::info!(shop = %envelope.shop, topic = envelope.topic, "nothing handles this topic");
             return self.drop_body(&envelope).await;
@@ -154,11 +160,14 @@ impl Worker {
                 tracing::warn!(shop = %envelope.shop, topic = topic.name, reason, "a delivery was given up");
                 self.drop_body(&envelope).await
             }
-            Err(error) => failed(Some((&envelope, topic)), &error, tries),
+            Err(error) => {
+                self.failed(&envelope, topic, &error, tries).await;
+                Err(())
+            }
         }
     }
 
-    async fn deliver(&self, topic: &'static Topic, envelope: &Envelope, time: Duration) -> Result<(), JobError> {
+    async fn deliver(&self, topic: &Topic, envelope: &Envelope, time: Duration) -> Result<(), JobError> {
         let now = clock::now();
         let budget = Budget::until(Instant::now() + time.saturating_sub(MARGIN));
         if topic.takes_its_time {
@@ -179,27 +188,15 @@ impl Worker {
                 return Ok(());
             }
         }
-        let worked = async {
-            let body = self.queues.load_body(envelope).await?;
-            (topic.work)(Job { worker: self, envelope, body, budget, now }).await
-        };
-        // Caught here as well, so that the next try need not wait for the lease.
-        match AssertUnwindSafe(worked).catch_unwind().await.unwrap_or(Err(JobError::Retry { code: "panic" })) {
-            Ok(Done { outcome: "shop_erased", .. }) => {
-                deliveries::abandon(table, shop, webhook_id).await?;
-            }
-            Ok(done) => {
-                if done.outcome == "stale" || done.outcome == "gone" {
-                    count(Metric::StaleDelivery, &[]);
-                }
-                deliveries::finish(table, shop, webhook_id, done.outcome, done.mark.as_deref()).await?;
-            }
-            Err(error) => {
-                if let Err(unseen) = deliveries::abandon(table, shop, webhook_id).await {
-                    tracing::debug!(code = unseen.code(), "the delivery's lease runs out by itself");
-                }
-                return Err(error);
-            }
+        let body = self.queues.load_body(envelope).await?;
+        let done = (topic.work)(Job { worker: self, envelope, body, budget, now }).await?;
+        if done.outcome == "shop_erased" {
+            deliveries::abandon(table, shop, webhook_id).await?;
+        } else {
+            deliveries::finish(table, shop, webhook_id, done.outcome, done.mark.as_deref()).await?;
+        }
+        if done.outcome == "stale" || done.outcome == "gone" {
+            count(Metric::StaleDelivery, &[]);
         }
         count(Metric::JobDone, &[("topic", topic.name)]);
         if let Some(at) = envelope.triggered_at {
@@ -216,19 +213,33 @@ impl Worker {
         }
         Ok(())
     }
-}
 
-/// Logs why a record comes again, or lies in the dead-letter queue from now on.
-fn failed(of: Option<(&Envelope, &'static Topic)>, error: &JobError, tries: u32) -> Result<(), ()> {
-    let code = error.code();
-    count(Metric::JobRetried, &[("code", code)]);
-    let shop = of.map(|(envelope, _)| tracing::field::display(&envelope.shop));
-    let topic = of.map(|(_, topic)| topic.name);
-    let webhook_id = of.map(|(envelope, _)| envelope.webhook_id.as_str());
-    if tries >= TRIES {
-        tracing::error!(shop, topic, webhook_id, code, tries, "a message goes to the dead-letter queue");
-    } else {
-        tracing::warn!(shop, topic, webhook_id, code, tries, "a message comes again");
+    /// Logs why a record comes again, or lies in the dead-letter queue from now on; then the reason is kept where
+    /// `gatehouse queue peek` finds it.
+    async fn failed(&self, envelope: &Envelope, topic: &Topic, error: &JobError, tries: u32) {
+        let (code, shop, webhook_id) = (error.code(), &envelope.shop, &envelope.webhook_id);
+        count(Metric::JobRetried, &[("code", code)]);
+        if tries < TRIES {
+            tracing::warn!(%shop, topic = topic.name, webhook_id, code, tries, "a message comes again");
+            return;
+        }
+        tracing::error!(%shop, topic = topic.name, webhook_id, code, tries, "a message goes to the dead-letter queue");
+        if topic.takes_its_time {
+            // The ledger has the reason.
+            return;
+        }
+        let table = self.privacy.table();
+        let kept = async {
+            let at = envelope.triggered_at.unwrap_or(envelope.received_at);
+            let erased = self.privacy.erased_at(shop).await.map_err(|error| error.code())?;
+            let kept = match erased {
+                Some(erased) if at <= erased => deliveries::abandon(table, shop, webhook_id).await,
+                _ => deliveries::given_up(table, shop, webhook_id, code).await,
+            };
+            kept.map_err(|error| error.code())
+        };
+        if let Err(code) = kept.await {
+            tracing::warn!(%shop, webhook_id, code, "the reason stands in the log alone");
+        }
     }
-    Err(())
 }

@@ -16,7 +16,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_lambda_events::event::sqs::{SqsEvent, SqsMessage};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use gatehouse_core::audit::Actor;
+use gatehouse_core::deliveries;
 use gatehouse_core::mirror::{Customer, Order};
 use gatehouse_core::privacy::{Entry, State};
 use gatehouse_core::queue::Envelope;
@@ -27,7 +30,8 @@ use gatehouse_shopify::{ClientSecrets, ShopDomain, Timestamp};
 use house::{House, envelope};
 use serde_json::{Value, json};
 use support::{APP, NOW, shop};
-use worker::Worker;
+use worker::topics::{TOPICS, Topic};
+use worker::{Done, Job, JobError, Worker};
 
 async fn stage() -> (House, Worker) {
     let house = House::start().await;
@@ -41,7 +45,7 @@ async fn stage() -> (House, Worker) {
         mode: worker_mode(),
         clock: Arc::new(gatehouse_core::clock::now),
     });
-    let worker = Worker { vault, privacy: house.privacy.clone(), queues: house.queues.clone() };
+    let worker = Worker { vault, privacy: house.privacy.clone(), queues: house.queues.clone(), topics: TOPICS };
     (house, worker)
 }
 
@@ -104,7 +108,86 @@ async fn one_bad_record_fails_alone() {
     assert!(deliver(&worker, &good).await, "a duplicate is acknowledged");
     assert_eq!(names(&worker, &one).await, [1]);
     let records = house.aws.table().query_all(&Range::deliveries(&one), 10).await.unwrap();
-    assert!(records.iter().all(|record| record.get_text("state") == Some("complete")), "no lease is left behind");
+    let states: Vec<_> = records.iter().map(|r| (r.get_text("state").unwrap(), r.get_text("reason"))).collect();
+    assert_eq!(states, [("complete", None), ("given_up", Some("payload_malformed"))], "and why is on record");
+    let reason = deliveries::reason(&house.aws.table(), &one, "w-2").await.unwrap();
+    assert_eq!(reason.as_deref(), Some("payload_malformed"));
+}
+
+fn panics(_: Job<'_>) -> BoxFuture<'_, Result<Done, JobError>> {
+    async { panic!("as the test asks") }.boxed()
+}
+
+fn hangs(_: Job<'_>) -> BoxFuture<'_, Result<Done, JobError>> {
+    std::future::pending().boxed()
+}
+
+/// Handlers as an app team might write them, beside a good one.
+static BAD: &[Topic] = &[
+    Topic { name: "test/panics", takes_its_time: false, work: panics },
+    Topic { name: "test/hangs", takes_its_time: false, work: hangs },
+    Topic { name: "test/hangs_on", takes_its_time: true, work: hangs },
+    Topic { name: "customers/create", takes_its_time: false, work: creates },
+];
+
+/// The house's own handler.
+fn creates(job: Job<'_>) -> BoxFuture<'_, Result<Done, JobError>> {
+    let own = TOPICS.iter().find(|topic| topic.name == "customers/create").unwrap();
+    (own.work)(job)
+}
+
+#[tokio::test]
+async fn a_panic_and_a_handler_without_end_cost_their_own_record_alone() {
+    let (_house, mut worker) = stage().await;
+    worker.topics = BAD;
+    let one = shop("one");
+    let of = |topic, id| envelope(&one, topic, id, NOW, &json!({"id": 1})).to_json();
+    let good = |id: u64| envelope(&one, "customers/create", &format!("w-{id}"), NOW, &customer(id, NOW)).to_json();
+    let messages = vec![
+        message("first", good(1), 1),
+        message("panics", of("test/panics", "p"), 1),
+        message("hangs", of("test/hangs", "h"), 1),
+        message("hangs on", of("test/hangs_on", "o"), 1),
+        message("last", good(2), 1),
+    ];
+    // The invocation has little time, and all of the batch must be answered within it: what Lambda has to end is a batch
+    // that comes again whole.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let mut event = SqsEvent::default();
+    event.records = messages;
+    let answer = tokio::time::timeout_at(deadline.into(), worker.batch(event, deadline)).await.unwrap();
+    let mut failed: Vec<_> = answer.batch_item_failures.into_iter().map(|failure| failure.item_identifier).collect();
+    failed.sort();
+    assert_eq!(failed, ["hangs", "hangs on", "panics"]);
+    assert_eq!(names(&worker, &one).await, [1, 2]);
+}
+
+#[tokio::test]
+async fn late_news_leaves_nothing_in_the_partition_of_an_erased_shop() {
+    let (house, worker) = stage().await;
+    let one = shop("one");
+    install(&house, &one, NOW.plus_secs(-90 * 86_400), false).await;
+    let at = |secs: i64| NOW.plus_secs(secs);
+    let uninstalled = envelope(&one, "app/uninstalled", "u", at(1), &json!({"id": 1}));
+    assert!(deliver(&worker, &uninstalled).await);
+    let redact = envelope(&one, "shop/redact", "r", at(10), &json!({"shop_id": 1, "shop_domain": one}));
+    assert!(deliver(&worker, &redact).await);
+    let scopes = json!({"id": 1, "shop_id": "gid://shopify/Shop/1", "previous": [], "current": ["read_orders"],
+        "updated_at": at(0).to_rfc3339()});
+    let late = [
+        envelope(&one, "app/scopes_update", "s", at(0), &scopes),
+        uninstalled.clone(),
+        envelope(&one, "customers/create", "c", at(0), &customer(1, at(0))),
+        envelope(&one, "customers/delete", "d", at(0), &json!({"id": 1})),
+        envelope(&one, "orders/create", "o", at(0), &json!({"id": 9, "updated_at": at(0).to_rfc3339()})),
+    ];
+    for delivery in &late {
+        assert!(deliver(&worker, delivery).await, "{}", delivery.topic);
+    }
+    let poison = envelope(&one, "orders/updated", "p", at(0), &json!({"id": "none"}));
+    assert_eq!(run(&worker, vec![message("p", poison.to_json(), 5)], Duration::from_secs(60)).await, ["p"]);
+    let left = house.everything(&[]).await;
+    assert!(left.keys().all(|key| !key.starts_with("SHOP#")), "{:?}", left.keys());
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! `gatehouse queue`: dead letters, without their bodies, and sending them back to where they came from.
+//! `gatehouse queue`: dead letters and why they are dead, without their bodies, and sending them back to where they came
+//! from.
 
 use std::collections::HashMap;
 
@@ -6,7 +7,10 @@ use aws_sdk_sqs::Client;
 use aws_sdk_sqs::error::ProvideErrorMetadata;
 use aws_sdk_sqs::types::{MessageSystemAttributeName, QueueAttributeName};
 use clap::ValueEnum;
+use gatehouse_core::deliveries;
+use gatehouse_core::privacy::Kind;
 use gatehouse_core::queue::Envelope;
+use gatehouse_shopify::ShopDomain;
 use serde_json::{Value, json};
 
 use crate::target::{Open, Target};
@@ -89,17 +93,21 @@ pub(crate) async fn run(command: Command, target: &Target, json: bool) -> Result
         letters.ok_or(CliError::Argument("the queue has no dead-letter queue: its redrive policy is missing"))?;
     match command {
         Command::Peek { most, .. } => {
-            let shown = peek(&open.sqs, &letters.url, most).await?;
+            let mut shown = peek(&open.sqs, &letters.url, most).await?;
+            for message in &mut shown {
+                let reason = reason(&open, message).await?;
+                message["reason"] = json!(reason);
+            }
             if json {
                 println!("{}", json!({ "waiting": letters.waiting, "messages": shown }));
                 return Ok(true);
             }
             println!("about {} dead letters", letters.waiting);
             let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            let names = ["shop", "topic", "webhook_id", "received_at", "tries"];
+            let names = ["shop", "topic", "webhook_id", "received_at", "tries", "reason"];
             let rows: Vec<Vec<String>> =
                 shown.iter().map(|message| names.iter().map(|name| text(&message[*name])).collect()).collect();
-            table(&["SHOP", "TOPIC", "WEBHOOK ID", "RECEIVED", "TRIES"], &rows);
+            table(&["SHOP", "TOPIC", "WEBHOOK ID", "RECEIVED", "TRIES", "REASON"], &rows);
         }
         Command::Redrive { rate, .. } => {
             let task = open
@@ -156,6 +164,23 @@ async fn peek(sqs: &Client, url: &str, most: usize) -> Result<Vec<Value>, CliErr
     }
     walked?;
     Ok(shown)
+}
+
+/// The requests of a shop that are looked through for the one of a dead letter.
+const REQUESTS: u16 = 100;
+
+/// Why the last try failed, as a stable code: from the record of the delivery, for a privacy request from the ledger. `null`
+/// when none is known: the worker never came to an end with it, or the record has expired.
+async fn reason(open: &Open, message: &Value) -> Result<Option<String>, CliError> {
+    let shop = message["shop"].as_str().and_then(|shop| ShopDomain::parse(shop).ok());
+    let (Some(shop), Some(id)) = (shop, message["webhook_id"].as_str()) else {
+        return Ok(Some("not_an_envelope".to_owned()));
+    };
+    if message["topic"].as_str().and_then(Kind::of_topic).is_none() {
+        return Ok(deliveries::reason(open.vault.table(), &shop, id).await?);
+    }
+    let (requests, _) = open.privacy.list(&shop, None, REQUESTS).await?;
+    Ok(requests.into_iter().find(|request| request.webhook_id == id).and_then(|request| request.failure))
 }
 
 /// Ids and times alone: a body is personal data.

@@ -181,15 +181,23 @@ async fn dead_letters_are_shown_without_their_bodies_and_sent_back() {
         "body": { "inline": "{\"email\":\"someone@example.com\"}" },
     });
     harness.enqueue("events-dlq", &letter.to_string()).await;
+    let record = json!({
+        "pk": { "S": "SHOP#one.myshopify.com" }, "sk": { "S": "DELIVERY#w-1" }, "state": { "S": "given_up" },
+        "reason": { "S": "payload_malformed" },
+    });
+    let record = json!({ "TableName": harness.setting("TABLE_NAME"), "Item": record });
+    harness.local.aws().call("dynamodb", "PutItem", &record).await.unwrap();
     let desk = Desk::of(&harness, &[], &[]);
     for _ in 0..2 {
         let (code, shown) = desk.run(&["queue", "peek", "events"]).await;
         assert_eq!((code, &shown["messages"][0]["webhook_id"]), (0, &json!("w-1")), "{shown}");
+        assert_eq!(shown["messages"][0]["reason"], "payload_malformed", "{shown}");
         assert!(!shown.to_string().contains("someone"));
     }
     let (code, answer) = desk.run(&["queue", "redrive", "events"]).await;
     assert_eq!(code, 0, "{answer}");
-    // The local SQS takes the task and moves nothing; what was asked of it is what AWS would be asked.
+    // The letter is in its queue again.
+    assert_eq!((harness.depth("events-dlq").await, harness.depth("events").await), (0, 1));
     let asked = harness.local.aws().recorded().into_iter().find(|e| e.operation == "StartMessageMoveTask").unwrap();
     let asked: Value = serde_json::from_slice(&asked.request).unwrap();
     assert!(asked["SourceArn"].as_str().unwrap().ends_with(":events-dlq"), "{asked}");

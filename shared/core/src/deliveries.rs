@@ -26,6 +26,7 @@ pub enum Seen {
 /// The states of a record.
 const WORKING: &str = "in_progress";
 const DONE: &str = "complete";
+const GIVEN_UP: &str = "given_up";
 
 /// Marks a delivery as being applied, for at most `lease_secs`.
 ///
@@ -72,7 +73,8 @@ pub async fn finish(
     outcome: &str,
     mark: Option<&str>,
 ) -> Result<(), StoreError> {
-    let mut changes = Changes::new().text("state", DONE).text("outcome", outcome).remove("in_progress_until");
+    let mut changes =
+        Changes::new().text("state", DONE).text("outcome", outcome).remove("in_progress_until").remove("reason");
     if let Some(mark) = mark {
         changes = changes.text("subjects", mark);
     }
@@ -83,13 +85,41 @@ pub async fn finish(
     }
 }
 
-/// The effect is not stored: the next try need not wait for the lease to run out.
+/// Nothing of the delivery may stay: its shop is erased.
 ///
 /// # Errors
-/// [`StoreError`]; then the lease runs out by itself.
+/// [`StoreError`]; the delivery may then be tried once more.
 pub async fn abandon(table: &Table, shop: &ShopDomain, webhook_id: &str) -> Result<(), StoreError> {
     match table.delete(&Key::delivery(shop, webhook_id), Some(Cond::text("state", WORKING))).await {
         Ok(_) | Err(StoreError::ConditionFailed { .. }) => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// The last try failed: the message is a dead letter from now on, and this is why. It counts as new when it is sent back.
+///
+/// # Errors
+/// [`StoreError`]; the log has the reason too.
+pub async fn given_up(
+    table: &Table,
+    shop: &ShopDomain,
+    webhook_id: &str,
+    reason: &'static str,
+) -> Result<(), StoreError> {
+    let changes = Changes::new().text("state", GIVEN_UP).text("reason", reason).remove("in_progress_until");
+    // Not what was applied meanwhile, nor what an erasure took.
+    let only_if = Cond::text("state", WORKING).or(Cond::text("state", GIVEN_UP));
+    match table.update(&Key::delivery(shop, webhook_id), changes, Some(only_if)).await {
+        Ok(_) | Err(StoreError::ConditionFailed { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Why a delivery was given up, if it was.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn reason(table: &Table, shop: &ShopDomain, webhook_id: &str) -> Result<Option<String>, StoreError> {
+    let record = table.get(&Key::delivery(shop, webhook_id)).await?;
+    Ok(record.and_then(|record| record.get_text("reason").map(str::to_owned)))
 }

@@ -163,11 +163,15 @@ impl Eye {
                 // One for the shop's key, which a living partition needs.
                 ("KEY", "personal-data") => {}
                 ("AUDIT" | "EXPORT", _) => {}
-                ("DELIVERY", id) if text("state") == "applied" => {
+                ("DELIVERY", id) if text("state") == "complete" => {
                     shop.applied.insert(id.to_owned());
                 }
                 ("DELIVERY", id) if text("state") == "given_up" => {
                     shop.given_up.insert(id.to_owned(), text("reason").to_owned());
+                }
+                // A worker died with the last try.
+                ("DELIVERY", id) if text("state") == "in_progress" => {
+                    shop.given_up.insert(id.to_owned(), String::new());
                 }
                 ("CUSTOMER", id) => {
                     let key = key.as_ref().expect("what is sealed has its key");
