@@ -188,8 +188,20 @@ impl Worker {
                 return Ok(());
             }
         }
-        let body = self.queues.load_body(envelope).await?;
-        let done = (topic.work)(Job { worker: self, envelope, body, budget, now }).await?;
+        let worked = async {
+            let body = self.queues.load_body(envelope).await?;
+            (topic.work)(Job { worker: self, envelope, body, budget, now }).await
+        };
+        let done = match worked.await {
+            Ok(done) => done,
+            // The next try takes the record over at once; of what is dropped nothing is kept.
+            Err(error) => {
+                if matches!(error, JobError::Drop { .. }) {
+                    deliveries::abandon(table, shop, webhook_id).await?;
+                }
+                return Err(error);
+            }
+        };
         if done.outcome == "shop_erased" {
             deliveries::abandon(table, shop, webhook_id).await?;
         } else {

@@ -255,7 +255,8 @@ fn ledger(items: &[Value], names: Option<&ShopNames<'_>>, shop: &mut Shop) {
         let sk = item["sk"]["S"].as_str().unwrap_or_default();
         match sk.split('#').next().unwrap_or_default() {
             "ERASED" => shop.erased_at = item["erased_at"]["N"].as_str().and_then(|number| number.parse().ok()),
-            "NAME" => {}
+            // The fence holds two numbers, and outlives the shop.
+            "NAME" | "FENCE" => {}
             "REQ" => {
                 let id = item["webhook_id"]["S"].as_str().unwrap_or_default();
                 let known = names.is_some_and(|names| names.requests.contains(id));
