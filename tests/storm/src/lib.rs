@@ -113,6 +113,12 @@ pub async fn run(storm: Storm, mut progress: impl FnMut(Progress)) -> Outcome {
     let (expected, forgettable) = (model::expected(&plan, None), model::forgettable(&plan));
     differences.extend(model::differences(&expected, &seen, &forgettable));
     differences.extend(left_over(&plan, &outside, &tally));
+    for difference in &mut differences {
+        let about = plan.deliveries.iter().find(|delivery| difference.contains(&delivery.webhook_id));
+        if let Some(about) = about {
+            difference.push_str(&format!(" ({}, {} bytes more, {:?})", about.topic, about.padding, about.way));
+        }
+    }
     let mut counts = tally.all();
     let lambda = harness.local.lambda();
     for name in ["webhook", "worker"] {
