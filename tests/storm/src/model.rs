@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gatehouse_core::mirror::{Customer, Order};
+use gatehouse_shopify::Timestamp;
 
-use crate::plan::{Delivery, Event, Fate, Plan, SCOPES};
+use crate::plan::{Delivery, Event, Fate, Person, Plan, SCOPES};
 
 /// All shops, by domain.
 pub type World = BTreeMap<String, Shop>;
@@ -192,12 +193,25 @@ pub fn contacts(email: Option<&str>, phone: Option<&str>) -> impl Iterator<Item 
     email.into_iter().chain(phone)
 }
 
-/// The deliveries whose record an erasure of their customer may have taken, or not, by the time it came.
+/// The deliveries that an erasure may have met in either of two states, which leave the same in effect: applied, with a
+/// record that it took away; or still in a queue, in the bucket or among the dead letters, from where it took them, or where
+/// they met its tombstones later.
 pub fn forgettable(plan: &Plan) -> BTreeSet<&str> {
-    let redacted = |event: &Event| if let Event::CustomerRedact(person) = event { person.id } else { None };
-    let redacted: BTreeSet<u64> = plan.deliveries.iter().filter_map(|delivery| redacted(&delivery.event)).collect();
-    let theirs = |delivery: &&Delivery| delivery.customer().is_some_and(|id| redacted.contains(&id));
-    plan.deliveries.iter().filter(theirs).map(|delivery| delivery.webhook_id.as_str()).collect()
+    let mut people: BTreeMap<usize, Vec<(&Person, Timestamp)>> = BTreeMap::new();
+    for delivery in &plan.deliveries {
+        if let Event::CustomerRedact(person) = &delivery.event {
+            people.entry(delivery.shop).or_default().push((person, delivery.triggered_at));
+        }
+    }
+    let met = |delivery: &&Delivery| {
+        let redacted = people.get(&delivery.shop).map(Vec::as_slice).unwrap_or_default();
+        redacted.iter().any(|(person, at)| {
+            // The record names who it was about, of any time; the rest is taken by contact, up to the erasure's.
+            let owned = person.id.is_some() && delivery.customer() == person.id;
+            owned || (delivery.triggered_at <= *at && delivery.concerns(person))
+        })
+    };
+    plan.deliveries.iter().filter(met).map(|delivery| delivery.webhook_id.as_str()).collect()
 }
 
 /// Every difference, in a sentence each.
@@ -261,7 +275,6 @@ where
 mod tests {
     use super::*;
     use crate::plan::Size;
-    use gatehouse_shopify::Timestamp;
 
     #[test]
     fn each_mistake_is_a_difference() {

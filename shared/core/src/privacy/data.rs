@@ -56,6 +56,17 @@ impl Subject {
         contacts
             .any(|contact| self.emails.iter().chain(&self.phones).any(|own| own.eq_ignore_ascii_case(contact.trim())))
     }
+
+    /// True when a body is about this customer and, by its own time or else by `otherwise`, no newer than the request: what
+    /// an erasure takes. Whoever orders again later is a customer anew, also while that order still waits somewhere.
+    pub(crate) fn covers(&self, body: &serde_json::Value, otherwise: Option<Timestamp>) -> bool {
+        self.is_in_body(body) && told_at(body).or(otherwise).is_none_or(|at| at <= self.as_of)
+    }
+}
+
+/// When what a body tells of was so, where it says it: what the mirror orders by.
+pub(crate) fn told_at(body: &serde_json::Value) -> Option<Timestamp> {
+    body.get("updated_at").and_then(serde_json::Value::as_str).and_then(Timestamp::parse_rfc3339)
 }
 
 impl fmt::Debug for Subject {

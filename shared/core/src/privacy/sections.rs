@@ -232,10 +232,11 @@ impl PersonalData for Deliveries {
 pub struct WaitingBodies(pub Objects);
 
 impl WaitingBodies {
-    async fn theirs(
+    async fn pick(
         &self,
         subject: &Subject,
         after: Option<&str>,
+        wanted: impl Fn(&Value) -> bool,
     ) -> Result<(Vec<(String, Value)>, Option<String>), DataError> {
         let keys = self.0.list(&Objects::deliveries(&subject.shop), after, BODIES).await?;
         let next = keys.last().map(|(key, _)| key.clone());
@@ -244,7 +245,7 @@ impl WaitingBodies {
             let body = self.0.get(&key).await?.unwrap_or_default();
             // What is not JSON was never a delivery of ours to begin with; nothing in it can be told to be anybody's.
             let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-            if subject.is_in_body(&body) {
+            if wanted(&body) {
                 found.push((key, body));
             }
         }
@@ -259,7 +260,7 @@ impl PersonalData for WaitingBodies {
 
     fn export<'a>(&'a self, subject: &'a Subject, after: Option<&'a str>) -> Exported<'a> {
         async move {
-            let (found, next) = self.theirs(subject, after).await?;
+            let (found, next) = self.pick(subject, after, |body| subject.is_in_body(body)).await?;
             Ok(ExportPage { records: found.into_iter().map(|(_, body)| body).collect(), next })
         }
         .boxed()
@@ -267,7 +268,8 @@ impl PersonalData for WaitingBodies {
 
     fn erase<'a>(&'a self, subject: &'a Subject, after: Option<&'a str>) -> Erased<'a> {
         async move {
-            let (found, next) = self.theirs(subject, after).await?;
+            // A body that does not say when it was so goes: better a delivery less than personal data that stays.
+            let (found, next) = self.pick(subject, after, |body| subject.covers(body, None)).await?;
             for (key, _) in &found {
                 self.0.delete(key).await?;
             }
@@ -330,7 +332,11 @@ impl PersonalData for DeadLetters {
 
     fn erase<'a>(&'a self, subject: &'a Subject, _after: Option<&'a str>) -> Erased<'a> {
         async move {
-            let theirs = |letter: &Value| body_of(&subject.shop, letter).is_some_and(|body| subject.is_in_body(&body));
+            let theirs = |letter: &Value| {
+                let time = |name| letter.get(name).and_then(Value::as_str).and_then(Timestamp::parse_rfc3339);
+                let told = time("triggered_at").or_else(|| time("received_at"));
+                body_of(&subject.shop, letter).is_some_and(|body| subject.covers(&body, told))
+            };
             let walk = self.0.dead_letters(false, theirs).await?;
             Ok(ErasePage { erased: walk.deleted, next: None })
         }

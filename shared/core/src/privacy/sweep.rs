@@ -14,6 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use gatehouse_shopify::{ShopDomain, Timestamp};
 use serde_json::Value;
 
+use super::data::told_at;
 use super::engine::Privacy;
 use super::ledger;
 use super::objects::Objects;
@@ -84,8 +85,7 @@ impl Privacy {
             for (object, written) in page {
                 let body = self.objects.get(&object).await?.unwrap_or_default();
                 let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-                let updated = body.get("updated_at").and_then(Value::as_str).and_then(Timestamp::parse_rfc3339);
-                let Some(at) = updated.or(written.map(Timestamp::from_secs)) else { continue };
+                let Some(at) = told_at(&body).or(written.map(Timestamp::from_secs)) else { continue };
                 let stones = key.as_ref().map(|key| stones_of(shop, key, "", &body)).unwrap_or_default();
                 let waiting = Facts { webhook_id: String::new(), kind: None, at, stones };
                 if self.is_gone(shop, &waiting, erased_at).await? {
@@ -130,7 +130,7 @@ fn facts_of(shop: &ShopDomain, key: Option<&ShopKey>, letter: &Value) -> Option<
         Body::S3 { .. } => Value::Null,
     };
     let stones = key.map(|key| stones_of(shop, key, &envelope.topic, &body)).unwrap_or_default();
-    let at = envelope.triggered_at.unwrap_or(envelope.received_at);
+    let at = told_at(&body).or(envelope.triggered_at).unwrap_or(envelope.received_at);
     Some(Facts { webhook_id: envelope.webhook_id, kind: Kind::of_topic(&envelope.topic), at, stones })
 }
 
