@@ -440,6 +440,7 @@ impl Install {
     /// the App Store forbids to ask for a shop's domain.
     fn sign_in(&self, request: &Request) -> Response {
         let body = std::str::from_utf8(&request.body).unwrap_or_default();
+        // A form longer than a query may be is none.
         let raw = if request.method == Method::POST { body } else { request.raw_query.as_str() };
         let query = Query::parse(raw).ok();
         let text = query.as_ref().and_then(|query| query.get_one("shop").ok().flatten()).unwrap_or_default();
@@ -451,6 +452,10 @@ impl Install {
                 return self.redirect(request, &self.settings.front.page(&to));
             }
         };
+        if request.header("accept").is_some_and(|accept| accept.contains("text/html")) {
+            let page = Page::BadRequest.response(locale(request), &request.request_id);
+            return page.with_code(code);
+        }
         Response::json(StatusCode::BAD_REQUEST, &serde_json::json!({ "errors": { "shop": code } })).with_code(code)
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Every answer is looked up in the OpenAPI document: an undocumented status or field fails the test that met it.
 
+use gatehouse_core::store::Fence;
 use gatehouse_local::Options;
 use gatehouse_tests::{Harness, sign, until};
 use http::Method;
@@ -576,6 +577,15 @@ async fn a_flow_run_counts_once() {
     // An app proxy query is signed with the same secret, and is no body.
     let query = "shop=a";
     assert_eq!(send("/flow/count-run", query.to_owned(), query).await.status, 400);
+
+    // An erasure of the shop that began after the run was let in leaves nothing of it behind.
+    let vault = page.harness.vault().await;
+    let now = gatehouse_core::clock::now();
+    let of = gatehouse_shopify::ShopDomain::parse(&shop).unwrap();
+    Fence::raise(vault.table(), &of, Some(now.plus_secs(60)), now.plus_secs(3_600)).await.unwrap();
+    let body = run("r5", "count-run");
+    assert_eq!(send("/flow/count-run", body.clone(), &body).await.status, 400);
+    assert_eq!(page.harness.item(&format!("SHOP#{shop}"), "FLOWRUN#count-run:r5").await, None);
 }
 
 #[tokio::test]

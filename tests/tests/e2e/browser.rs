@@ -665,6 +665,8 @@ async fn keyboard_and_screen_reader_find_everything() {
     browser.close().await;
 }
 
+/// In two tabs, as Shopify's admin shows one shop a page and is itself framed by nobody; the tabs share the browser's profile.
+/// Two frames in one page follow at the end, where the second one is another shop's launch.
 #[tokio::test]
 async fn two_shops_in_one_browser_never_see_each_other() {
     let Some(browser) = Browser::start().await else { return };

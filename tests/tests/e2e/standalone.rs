@@ -4,6 +4,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use gatehouse_local::Options;
+use gatehouse_shopify::query::Query;
 use gatehouse_tests::{Harness, sign};
 use http::Method;
 use serde_json::{Value, json};
@@ -163,6 +164,20 @@ async fn another_site_reads_and_changes_nothing() {
         let answer = Answer::of(request.body(form).send().await.unwrap()).await;
         assert_eq!(answer.status, 403, "{form}: {answer:?}");
     }
+    // What is right in it counts for nothing when the form is longer than the limit.
+    let long = "a".repeat(Query::MAX_BYTES);
+    let request = house.http.post(&logout).header("cookie", &visitor.cookie);
+    let answer = Answer::of(request.body(format!("csrf={}&pad={long}", visitor.csrf)).send().await.unwrap()).await;
+    assert_eq!(answer.status, 403, "{answer:?}");
+    let login = format!("{}/auth/login", house.local.addresses().install);
+    let form = |pad: &str| house.http.post(&login).body(format!("shop={}&pad={pad}", shop(&house)));
+    assert_eq!(Answer::of(form("").send().await.unwrap()).await.status, 302);
+    let answer = Answer::of(form(&long).send().await.unwrap()).await;
+    assert_eq!((answer.status, answer.body.contains("MISSING_SHOP")), (400, true), "{answer:?}");
+    // A person reads a page, in their language.
+    let answer = get_with(&house, &format!("{login}?locale=ja"), &[("accept", "text/html,*/*;q=0.8")]).await;
+    assert!(answer.status == 400 && answer.body.contains("<html lang=\"ja\""), "{answer:?}");
+    assert!(answer.body.contains("<code>"), "with a number to quote: {answer:?}");
     assert_eq!(read(&house, &visitor.cookie, &visitor.csrf).await.status, 200, "still logged in");
 }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use gatehouse_core::http::{MARGIN, Request};
+use gatehouse_shopify::query::Query;
 
 use super::load::{Template, file};
 
@@ -44,6 +45,8 @@ fn rows(template: &Template) -> Vec<Result<String, String>> {
         let takes = match name {
             "worker" | "keeper" => "what our own functions send".to_owned(),
             "api" => format!("{} KiB of JSON, {} MiB signed", api::MAX_BODY / 1024, Request::MAX_BODY / 1024 / 1024),
+            // Forms, which the parser of queries reads.
+            "install" => format!("a query; {} KiB of a form", Query::MAX_BYTES / 1024),
             "webhook" => format!("{} MiB", Request::MAX_BODY / 1024 / 1024),
             _ => "a query; bodies are not looked at".to_owned(),
         };

@@ -7,7 +7,8 @@
 use gatehouse_core::clock;
 use gatehouse_core::http::Response;
 use gatehouse_core::problem::Problem;
-use gatehouse_core::store::{Changes, Cond, Item, Key, StoreError, Write};
+use gatehouse_core::store::{Changes, Cond, Fence, Item, Key, StoreError, Write};
+use gatehouse_shopify::Timestamp;
 use gatehouse_shopify::flow::VerifiedActionRun;
 use http::StatusCode;
 use serde_json::json;
@@ -19,11 +20,11 @@ use crate::proof::SignedBody;
 const REMEMBERED: i64 = 30 * 86_400;
 
 /// What the action writes; `None` when there is no such action.
-fn effect(run: &VerifiedActionRun, action: &str) -> Option<Vec<Write>> {
+fn effect(run: &VerifiedActionRun, action: &str, now: Timestamp) -> Option<Vec<Write>> {
     match action {
         "count-run" => Some(vec![Write::Update {
             key: Key::custom(run.shop(), "FLOWCOUNT", action),
-            changes: Changes::new().add("runs", 1),
+            changes: Changes::new().add("runs", 1).time("written_at", now),
             only_if: None,
         }]),
         _ => None,
@@ -38,17 +39,30 @@ pub(crate) async fn answer(api: &Api, run: SignedBody<VerifiedActionRun>, action
     if named.is_some_and(|named| named != action) {
         return Err(Problem::Unprocessable("The run is of another action than this address."));
     }
-    let writes = effect(run, action).ok_or(Problem::NotFound)?;
     let now = clock::now();
+    let mut writes = effect(run, action, now).ok_or(Problem::NotFound)?;
     let mark = Write::Put {
         key: Key::custom(run.shop(), "FLOWRUN", &format!("{action}:{}", run.run_id())),
-        item: Item::new().time("done_at", now).expires(now.plus_secs(REMEMBERED)),
+        item: Item::new().time("written_at", now).expires(now.plus_secs(REMEMBERED)),
         only_if: Some(Cond::new_or_expired(now)),
     };
-    let stored = api.vault.table().transact(std::iter::once(mark).chain(writes).collect()).await;
-    let repeated = match stored {
-        Ok(()) => false,
-        Err(StoreError::ConditionFailed { at: 0, .. }) => true,
+    // First, so that its failing is told from the fence's.
+    writes.insert(0, mark);
+    let (table, writes) = (api.vault.table(), &writes);
+    // Behind the fence: what an erasure of the shop overtakes is not written after it.
+    let stored = Fence::hold(table, run.shop(), move |fence| async move {
+        if fence.is_erased(now) {
+            return Ok(None);
+        }
+        match table.transact(writes.iter().cloned().chain([fence.check()]).collect()).await {
+            Ok(()) => Ok(Some(false)),
+            Err(StoreError::ConditionFailed { at: 0, .. }) => Ok(Some(true)),
+            Err(error) => Err(error),
+        }
+    });
+    let repeated = match stored.await {
+        Ok(Some(repeated)) => repeated,
+        Ok(None) => return Err(Problem::BadRequest("The app is not installed in this shop.")),
         Err(error) => {
             tracing::error!(code = error.code(), "a Flow run could not be stored");
             return Err(Problem::Unavailable("store"));
