@@ -238,6 +238,8 @@ async fn the_ledger_is_shown_as_it_stands() {
 async fn what_was_done_about_a_customer_is_shown_and_nobody_is_named() {
     let harness = Harness::with(Options::default()).await;
     let act = async |name: &str, input: Value| harness.local.shopify().act(name, &input).await.unwrap();
+    // Shopify tells an app that is installed alone.
+    act("install_now", json!({})).await;
     let made = act("customer_create", json!({ "email": "no.one@example.com", "first_name": "Noone" })).await;
     let id = made["customer"].as_u64().unwrap();
     let desk = Desk::of(&harness, &[], &[]);
