@@ -113,6 +113,8 @@ enum One {
     Begun,
     Skipped,
     Failed,
+    /// It failed for a reason of the shop's own: frozen, or removed.
+    Refused,
 }
 
 /// Where a run ends.
@@ -247,9 +249,14 @@ impl Keeper {
                         One::Done => report.done += 1,
                         One::Begun => (report.done, report.finished) = (report.done + 1, false),
                         One::Skipped => report.skipped += 1,
-                        One::Failed => report.failed += 1,
+                        One::Failed | One::Refused => report.failed += 1,
                     }
-                    failed_in_a_row = if matches!(one, One::Failed) { failed_in_a_row + 1 } else { 0 };
+                    failed_in_a_row = match one {
+                        One::Failed => failed_in_a_row + 1,
+                        // Says nothing of the others: frozen shops stand together in the index, before those that are well.
+                        One::Refused => failed_in_a_row,
+                        One::Done | One::Begun | One::Skipped => 0,
+                    };
                 }
                 if over {
                     if failed_in_a_row >= HOPELESS {
@@ -277,7 +284,7 @@ impl Keeper {
         let error = match self.vault.renew(shop, one_shop(now)).await {
             Ok(true) => return One::Done,
             // The vault has said so, and the shop has left the index: there is nothing that the keeper could do for it.
-            Err(error) if error.needs_merchant() => return one_failed(Task::Refresh, shop, error.code()),
+            Err(error) if error.needs_merchant() => return one_refused(Task::Refresh, shop, &error),
             Ok(false) => VaultError::RetryLater(gatehouse_life::Failure::Unavailable),
             Err(error) => error,
         };
@@ -285,7 +292,7 @@ impl Keeper {
         if let Err(error) = self.vault.put_off(shop, installation.version, again).await {
             tracing::warn!(%shop, code = error.code(), "a shop that failed could not be put off");
         }
-        one_failed(Task::Refresh, shop, error.code())
+        one_refused(Task::Refresh, shop, &error)
     }
 
     async fn pin(&self, shop: &ShopDomain, secret_id: &str) -> One {
@@ -297,7 +304,7 @@ impl Keeper {
         match self.vault.renew(shop, one_shop(clock::now())).await {
             Ok(true) => One::Done,
             Ok(false) => one_failed(Task::RotateSecrets, shop, "not_renewed"),
-            Err(error) => one_failed(Task::RotateSecrets, shop, error.code()),
+            Err(error) => one_refused(Task::RotateSecrets, shop, &error),
         }
     }
 
@@ -376,6 +383,11 @@ fn one_shop(now: Timestamp) -> Timestamp {
 fn one_failed(task: Task, shop: &ShopDomain, code: &'static str) -> One {
     tracing::warn!(task = task.as_str(), %shop, code, "the keeper failed for a shop");
     One::Failed
+}
+
+fn one_refused(task: Task, shop: &ShopDomain, error: &VaultError) -> One {
+    let failed = one_failed(task, shop, error.code());
+    if matches!(error, VaultError::Frozen) || error.needs_merchant() { One::Refused } else { failed }
 }
 
 fn failure(code: &'static str) -> Failure {
