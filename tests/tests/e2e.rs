@@ -51,7 +51,7 @@ mod smoke;
 mod sso;
 #[path = "e2e/standalone.rs"]
 mod standalone;
-#[path = "e2e/tenants.rs"]
-mod tenants;
 #[path = "e2e/take_in.rs"]
 mod take_in;
+#[path = "e2e/tenants.rs"]
+mod tenants;

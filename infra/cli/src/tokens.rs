@@ -166,10 +166,10 @@ async fn migrate(vault: &Vault, arguments: &Migrate, json: bool) -> Result<bool,
     if !(arguments.rate > 0.0 && arguments.rate <= 1000.0) {
         return Err(CliError::Argument("--rate must be more than 0 and at most 1000"));
     }
-    let now = clock::now();
+    // Tokens that do not expire are due since they were got; what the keeper failed for is put off, by a day at most.
+    let until = clock::now().plus_secs(86_400);
     let place = if arguments.dry_run { None } else { Place::read(&arguments.state, vault.table().name())? };
     let resumed = place.is_some();
-    // Tokens that do not expire are due since they were got.
     let mut due: Vec<DueRow> = Vec::new();
     let mut shards: Vec<String> = Due::Install.shards().collect();
     let mut after = None;
@@ -180,7 +180,7 @@ async fn migrate(vault: &Vault, arguments: &Migrate, json: bool) -> Result<bool,
     }
     for shard in shards {
         loop {
-            let (rows, next) = vault.table().due(&shard, now, after.take(), 1000).await?;
+            let (rows, next) = vault.table().due(&shard, until, after.take(), 1000).await?;
             due.extend(rows);
             match next {
                 Some(next) => after = Some(next),

@@ -170,6 +170,12 @@ async fn a_migration_that_fails_says_where_and_is_not_called_a_success() {
     let state = desk.file("migrate.json");
     let (code, report) = desk.run(&["tokens", "migrate", "--state", &state]).await;
     assert_eq!((code, &report["failed"][0]["shop"]), (1, &json!("hinode-books.myshopify.com")), "{report}");
+    // What the keeper has failed for too, and put off, is what an operator runs this for.
+    let one = shop("hinode-books");
+    let version = vault.installation(&one).await.unwrap().unwrap().version;
+    vault.put_off(&one, version, clock::now().plus_secs(23 * 3_600)).await.unwrap();
+    let (_, found) = desk.run(&["tokens", "migrate", "--state", &state, "--dry-run"]).await;
+    assert_eq!(found["found"], 1, "{found}");
 }
 
 #[tokio::test]

@@ -452,6 +452,7 @@ impl Vault {
         triggered_at: Timestamp,
         deadline: Timestamp,
     ) -> Result<Uninstall, VaultError> {
+        self.forget_client_credentials(shop, triggered_at).await?;
         // Two conflicts in a row are rare, eight mean that something else is wrong.
         for _ in 0..8 {
             let item = self.parts.table.get(&Key::install(shop)).await?;
@@ -526,6 +527,16 @@ impl Vault {
         match self.parts.table.update(&Key::install(shop), changes, Some(unchanged)).await {
             Ok(_) => Ok(true),
             Err(StoreError::ConditionFailed { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The app's own token for the shop died with the removal, whether there is an installation or not; it lies under a data
+    /// key of its own. One that was got later stays.
+    async fn forget_client_credentials(&self, shop: &ShopDomain, gone_at: Timestamp) -> Result<(), StoreError> {
+        let older = Cond::below(name::ACQUIRED_AT, gone_at.millis());
+        match self.parts.table.delete(&others::client_credentials(shop), Some(older)).await {
+            Ok(_) | Err(StoreError::ConditionFailed { .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }

@@ -94,12 +94,13 @@ async fn main() -> io::Result<ExitCode> {
         let differences = model::differences(&wrong, &outcome.seen, &model::forgettable(&outcome.plan));
         outcome.differences.extend(differences);
     }
-    conclude(&mut out, &outcome, seed, deliveries, shops)
+    conclude(&mut out, &outcome, seed, &arguments)
 }
 
-fn conclude(out: &mut impl Write, outcome: &Outcome, seed: u64, sent: usize, shops: usize) -> io::Result<ExitCode> {
+fn conclude(out: &mut impl Write, outcome: &Outcome, seed: u64, asked: &Arguments) -> io::Result<ExitCode> {
     let (answered, settled) = outcome.times;
-    let rate = sent as f64 / answered.as_secs_f64();
+    let Arguments { deliveries, shops, largest, .. } = asked;
+    let rate = f64::from(*deliveries) / answered.as_secs_f64();
     writeln!(
         out,
         "answered in {:.1} s ({rate:.0} a second), applied in {:.1} s",
@@ -121,6 +122,6 @@ fn conclude(out: &mut impl Write, outcome: &Outcome, seed: u64, sent: usize, sho
         writeln!(out, "{difference}")?;
     }
     writeln!(out, "{} differences; the same storm again:", outcome.differences.len())?;
-    writeln!(out, "  cargo storm --deliveries {sent} --shops {shops} --seed {seed}")?;
+    writeln!(out, "  cargo storm --deliveries {deliveries} --shops {shops} --largest {largest} --seed {seed}")?;
     Ok(ExitCode::FAILURE)
 }

@@ -118,6 +118,10 @@ impl Sender {
                     });
                     return None;
                 }
+                Some(status) if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => {
+                    let (topic, id, status) = (delivery.topic, &delivery.webhook_id, status.as_u16());
+                    return Some(format!("{topic} {id} is sound and was answered with {status}"));
+                }
                 Some(status) => self.tally.count(format!("refused for now: {}", status.as_u16())),
                 None => self.tally.count("refused for now: no answer"),
             }

@@ -26,9 +26,17 @@ async fn a_small_storm_loses_nothing_and_a_mistake_would_show() {
     };
     let outcome = run(storm, |_| {}).await;
     let seed = storm.seed;
-    assert_eq!(outcome.differences, Vec::<String>::new(), "--deliveries 400 --shops 12 --seed {seed}");
+    assert_eq!(
+        outcome.differences,
+        Vec::<String>::new(),
+        "--deliveries 400 --shops 12 --largest 1200000 --seed {seed}"
+    );
     for what in ["sent: first", "sent: again", "refused with 401", "refused with 405", "refused with 400"] {
         assert!(outcome.counts.contains_key(what), "{what} with seed {seed}: {:?}", outcome.counts);
+    }
+    // There was weather: a service that failed, and a process that died.
+    for what in ["outage: ", "killed: "] {
+        assert!(outcome.counts.keys().any(|key| key.starts_with(what)), "{what}with seed {seed}: {:?}", outcome.counts);
     }
     // The comparison is not blind: a model with a mistake in it does not fit.
     let free = forgettable(&outcome.plan);

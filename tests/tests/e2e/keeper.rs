@@ -137,6 +137,26 @@ async fn installed(vault: &Vault, names: &[&str]) -> Vec<ShopDomain> {
     shops
 }
 
+#[tokio::test]
+async fn frozen_shops_do_not_keep_a_rotation_from_the_others() {
+    let harness = house().await;
+    let vault = harness.vault().await;
+    let good = shop("gatehouse-demo");
+    harness.import(&vault, &good).await;
+    vault.live_token(&good, clock::now().plus_secs(20)).await.unwrap();
+    // More than may fail in a row, whichever side of the good one the run begins on.
+    let names: Vec<String> = (0..60).map(|n| format!("frozen-{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let shopify = harness.local.shopify();
+    for frozen in installed(&vault, &names).await {
+        let fault = json!({ "shop": frozen.as_str(), "kind": "status", "status": 402, "count": 10 });
+        shopify.act("fault", &fault).await.unwrap();
+    }
+    shopify.act("rotate_secret", &json!({})).await.unwrap();
+    let report = harness.local.keeper("rotate-secrets").await.unwrap();
+    assert_eq!((&report["done"], &report["failed"], &report["finished"]), (&json!(1), &json!(60), &json!(true)));
+}
+
 /// Every wrapped data key of these shops: under which KMS key it lies, and whether it opens in a process that has none cached.
 async fn data_keys(harness: &Harness, shops: &[ShopDomain]) -> Vec<(String, bool)> {
     let vault = harness.vault().await;

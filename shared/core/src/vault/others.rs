@@ -16,6 +16,11 @@ use crate::telemetry::{Metric, count};
 
 const USER_SCOPES: &str = "user_scopes";
 
+/// Where the app's own token for a shop lies.
+pub(super) fn client_credentials(shop: &ShopDomain) -> Key {
+    Key::custom(shop, "TOKEN", "client-credentials")
+}
+
 /// A token with less left than this is not handed out.
 const ONLINE_MARGIN_SECS: i64 = 60;
 
@@ -120,7 +125,7 @@ impl Vault {
         shop: &ShopDomain,
         deadline: Timestamp,
     ) -> Result<ClientCredentialsToken, VaultError> {
-        let at = Key::custom(shop, "TOKEN", "client-credentials");
+        let at = client_credentials(shop);
         let now = self.now();
         if let Some(item) = self.parts.table.get(&at).await? {
             match self.stored_client_credentials(shop, &at, &item, now).await {

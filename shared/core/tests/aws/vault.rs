@@ -702,6 +702,26 @@ async fn client_credentials_are_kept_for_their_day() {
 }
 
 #[tokio::test]
+async fn client_credentials_end_with_the_installation() {
+    let house = House::new().await;
+    let one = shop("one");
+    let token = async || house.vault().client_credentials_token(&one, house.soon()).await.unwrap();
+    let first = token().await;
+    house.time.pass(60);
+    // There is no installation beside it: the token is all that the removal finds.
+    let removed = house.time.now();
+    house.vault().on_uninstalled(&one, removed, house.soon()).await.unwrap();
+    let at = Key::custom(&one, "TOKEN", "client-credentials");
+    assert_eq!(house.aws.table().get(&at).await.unwrap(), None);
+    // Installed again: a token that is dead at Shopify would do for the rest of its day. The late repeat takes nothing.
+    house.time.pass(60);
+    let next = token().await;
+    assert!(next.access != first.access);
+    house.vault().on_uninstalled(&one, removed, house.soon()).await.unwrap();
+    assert!(token().await.access == next.access);
+}
+
+#[tokio::test]
 async fn client_credentials_that_do_not_open_are_asked_for_anew() {
     let mut house = House::new().await;
     let one = shop("one");
