@@ -108,6 +108,6 @@ fn conclude(out: &mut impl Write, report: &Report, without: Option<Part>) -> io:
         writeln!(out, "seed {seed}: {}", words.join(", "))?;
     }
     writeln!(out, "{} failing schedules; the first again, in full:", report.failing.len())?;
-    writeln!(out, "  cargo sim --seed {} --schedules 1 --trace{without}", report.failing[0].0)?;
+    writeln!(out, "  cargo sim -- --seed {} --schedules 1 --trace{without}", report.failing[0].0)?;
     Ok(ExitCode::FAILURE)
 }

@@ -12,7 +12,7 @@ fn two_threads(schedules: u64, seed: u64, without: Option<Without>) -> Report {
 #[test]
 fn no_shop_is_lost() {
     let report = two_threads(2_000, SEED, None);
-    assert!(report.failing.is_empty(), "cargo sim --seed {} --schedules 1 --trace", report.failing[0].0);
+    assert!(report.failing.is_empty(), "cargo sim -- --seed {} --schedules 1 --trace", report.failing[0].0);
     let stats = &report.stats;
     assert_eq!(stats.schedules, 2_000);
     // That nothing broke means something only if everything happened.

@@ -122,6 +122,6 @@ fn conclude(out: &mut impl Write, outcome: &Outcome, seed: u64, asked: &Argument
         writeln!(out, "{difference}")?;
     }
     writeln!(out, "{} differences; the same storm again:", outcome.differences.len())?;
-    writeln!(out, "  cargo storm --deliveries {deliveries} --shops {shops} --largest {largest} --seed {seed}")?;
+    writeln!(out, "  cargo storm -- --deliveries {deliveries} --shops {shops} --largest {largest} --seed {seed}")?;
     Ok(ExitCode::FAILURE)
 }

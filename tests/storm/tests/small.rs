@@ -11,7 +11,7 @@ use gatehouse_storm::{Storm, run};
 async fn a_small_storm_loses_nothing_and_a_mistake_would_show() {
     let storm = Storm {
         size: Size { deliveries: 400, shops: 12, largest: 1_200_000 },
-        // Another one each time: `cargo storm --seed` tells one again.
+        // Another one each time: `cargo storm -- --seed` tells one again.
         seed: u64::from(fastrand::u32(..)),
         weather: Weather {
             outage: Duration::from_millis(400),
