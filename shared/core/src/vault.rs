@@ -84,6 +84,8 @@ pub struct LiveToken {
     pub scopes: Scopes,
     /// When it ends; `None` for a custom app's.
     pub expires: Option<Timestamp>,
+    /// Shopify has frozen or locked the shop, so that this is the token that was there before.
+    paused: bool,
 }
 
 /// Why there is no token.
@@ -345,12 +347,15 @@ impl Vault {
     /// False when the stored pair stayed (it could not be renewed and still lives). Migrates a token that does not expire.
     ///
     /// # Errors
-    /// [`VaultError`]
+    /// [`VaultError::Frozen`] also when the stored pair lives; else every [`VaultError`].
     pub async fn renew(&self, shop: &ShopDomain, deadline: Timestamp) -> Result<bool, VaultError> {
         let Some(installation) = self.installation(shop).await? else { return Err(VaultError::NotInstalled) };
         let stale = life::Stale::Old(installation.version);
         let token = self.run(shop, drive::Hand::Nothing, Some(stale), deadline).await?;
-        Ok(token.version != installation.version)
+        match token.version != installation.version {
+            false if token.paused => Err(VaultError::Frozen),
+            renewed => Ok(renewed),
+        }
     }
 
     /// Exchanges a token that does not expire for a pair that does. False when there was nothing to migrate. Safe to repeat;

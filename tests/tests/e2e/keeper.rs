@@ -142,19 +142,19 @@ async fn frozen_shops_do_not_keep_a_rotation_from_the_others() {
     let harness = house().await;
     let vault = harness.vault().await;
     let good = shop("gatehouse-demo");
+    // Its token does not expire yet, so that it is moved by an exchange, which nothing is wrong with.
     harness.import(&vault, &good).await;
-    vault.live_token(&good, clock::now().plus_secs(20)).await.unwrap();
     // More than may fail in a row, whichever side of the good one the run begins on.
     let names: Vec<String> = (0..60).map(|n| format!("frozen-{n}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    installed(&vault, &names).await;
     let shopify = harness.local.shopify();
-    for frozen in installed(&vault, &names).await {
-        let fault = json!({ "shop": frozen.as_str(), "kind": "status", "status": 402, "count": 10 });
-        shopify.act("fault", &fault).await.unwrap();
-    }
+    let fault = json!({ "kind": "status", "status": 402, "grant": "refresh", "count": 1_000 });
+    shopify.act("fault", &fault).await.unwrap();
     shopify.act("rotate_secret", &json!({})).await.unwrap();
     let report = harness.local.keeper("rotate-secrets").await.unwrap();
-    assert_eq!((&report["done"], &report["failed"], &report["finished"]), (&json!(1), &json!(60), &json!(true)));
+    let ended = (&report["done"], &report["failed"], &report["finished"]);
+    assert_eq!(ended, (&json!(1), &json!(60), &json!(true)), "{}", harness.logs());
 }
 
 /// Every wrapped data key of these shops: under which KMS key it lies, and whether it opens in a process that has none cached.

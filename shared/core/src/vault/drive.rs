@@ -476,12 +476,14 @@ impl Run<'_> {
                 })?;
                 let item = self.item.as_ref().ok_or(StoreError::Malformed(name::ACCESS))?;
                 let expires = item::record(item)?.access_expires;
-                Ok(LiveToken { shop: self.shop.clone(), access, version, scopes: item::scopes(item), expires })
+                let paused = self.refusal.as_ref().is_some_and(|error| error.class() == Class::Later);
+                Ok(LiveToken { shop: self.shop.clone(), access, version, scopes: item::scopes(item), expires, paused })
             }
             Outcome::Use { version, tokens: life::Tokens::Written } => {
                 let (tokens, ..) = self.answer.ok_or(SealError::Crypto)?;
                 let (scopes, expires) = (self.scopes, self.expires);
-                Ok(LiveToken { shop: self.shop.clone(), access: tokens.access, version, scopes, expires })
+                let shop = self.shop.clone();
+                Ok(LiveToken { shop, access: tokens.access, version, scopes, expires, paused: false })
             }
             Outcome::NeedsReauth => {
                 let status = self.item.as_ref().and_then(|item| item.get_text(name::STATUS));
