@@ -41,7 +41,7 @@ async fn a_provider_that_nobody_here_wrote() {
         let form = harness.http.post(&authorize).header("content-type", "application/x-www-form-urlencoded");
         let chosen = form.body(format!("sub={subject}")).send().await.unwrap();
         let callback = chosen.headers()["location"].to_str().unwrap().to_owned();
-        assert!(callback.starts_with(&format!("{sso}/callback?")), "{callback}");
+        assert!(callback.starts_with(&format!("{sso}/callback/{shop}/mock?")), "{callback}");
         harness.http.get(callback).header("cookie", cookie).send().await.unwrap()
     };
     let back = journey("p-1").await;

@@ -357,7 +357,12 @@ fn an_injected_code_meets_another_verifier_and_another_nonce() {
     let payload = String::from_utf8(URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap();
     assert!(!payload.contains(one.verifier(&key).expose()) && !payload.contains(&one.nonce(&key)));
     let metadata = Metadata::parse(&document(json!({})), &provider_of("company"), true).unwrap();
-    let url = one.authorize_url(&metadata, &provider_of("company"), "https://sso.example.org/callback", &key);
+    let url = one.authorize_url(
+        &metadata,
+        &provider_of("company"),
+        "https://sso.example.org/callback/a.myshopify.com/company",
+        &key,
+    );
     assert!(!url.as_str().contains(one.verifier(&key).expose()));
     let pairs: std::collections::BTreeMap<_, _> = url.query_pairs().into_owned().collect();
     assert_eq!(pairs["code_challenge_method"], "S256");
@@ -365,7 +370,12 @@ fn an_injected_code_meets_another_verifier_and_another_nonce() {
     assert_eq!(pairs["response_type"], "code");
     // A second round asks for consent, and there is no third.
     let again = one.again(Nonce::new([3; 32]), NOW).unwrap();
-    let url = again.authorize_url(&metadata, &provider_of("company"), "https://sso.example.org/callback", &key);
+    let url = again.authorize_url(
+        &metadata,
+        &provider_of("company"),
+        "https://sso.example.org/callback/a.myshopify.com/company",
+        &key,
+    );
     assert!(url.query_pairs().any(|(name, value)| name == "prompt" && value == "consent"));
     assert!(again.again(Nonce::new([4; 32]), NOW).is_none());
 }
@@ -406,6 +416,28 @@ fn mixed_up_providers() {
     let journey = journey("shop=a.myshopify.com&provider=google").ok().unwrap();
     let back = flow::returned(&format!("code=a&state={}&provider=company&shop=b.myshopify.com", state()), &journey);
     assert!(back.is_ok() && journey.provider() == "google" && *journey.shop() == shop("a"));
+    // Where no `iss` comes, the path tells: it is one provider's of one store.
+    assert_eq!(journey.callback_path(), "/callback/a.myshopify.com/google");
+    assert!(journey.ends_at("/callback/a.myshopify.com/google"));
+    for path in [
+        "/callback",
+        "/callback/",
+        "/callback/a.myshopify.com",
+        "/callback/a.myshopify.com/",
+        "/callback/a.myshopify.com/company",
+        "/callback/b.myshopify.com/google",
+        "/callback/a.myshopify.com/google/",
+        "/callback/a.myshopify.com/google/company",
+        "/callback/a.myshopify.com//google",
+        "/callback/a.myshopify.com/%67oogle",
+        "/callback/a.myshopify.com/./google",
+        "/callback/a.myshopify.com/company/../google",
+        "/callback/A.myshopify.com/google",
+        "/callback/a.myshopify.com/Google",
+        "//callback/a.myshopify.com/google",
+    ] {
+        assert!(!journey.ends_at(path), "{path}");
+    }
     assert!(silent.secret_in_body == Metadata::parse(&document(json!({})), &company, true).unwrap().secret_in_body);
 }
 
@@ -711,6 +743,16 @@ proptest! {
         let _ = (wish(&text, &stores()).is_ok(), flow::logged_out(&text, &stores(), &secrets(), NOW));
         let forged = format!("{}={text}", flow::COOKIE.name);
         prop_assert!(Journey::from_cookies([forged.as_str()], &secrets(), NOW).is_err());
+    }
+
+    #[test]
+    fn no_other_path_ends_a_login(nonsense in "\\PC{0,60}", likely in "(/callback)?/[ab.]?(.myshopify.com)?/[a-z%2./]{0,12}") {
+        let journey = journey("shop=a.myshopify.com&provider=google").ok().unwrap();
+        let own = "/callback/a.myshopify.com/google";
+        let longer = format!("{own}{nonsense}");
+        for path in [nonsense.as_str(), likely.as_str(), longer.as_str()] {
+            prop_assert_eq!(journey.ends_at(path), path == own, "{}", path);
+        }
     }
 
     #[test]

@@ -27,6 +27,9 @@ pub const MAX_AGE_SECS: u32 = 600;
 /// The cookie: one login a browser at a time.
 pub const COOKIE: Cookie<'static> = Cookie { name: "__Host-gatehouse_sso", path: "/" };
 
+/// What the path of every callback begins with; store and provider follow.
+pub const CALLBACK: &str = "/callback/";
+
 const JOURNEY: Purpose = Purpose::new("gatehouse/sso-journey/v1");
 const NONCE: Purpose = Purpose::new("gatehouse/sso-nonce/v1");
 const VERIFIER: Purpose = Purpose::new("gatehouse/sso-pkce/v1");
@@ -228,6 +231,17 @@ impl Journey {
     /// The provider's name.
     pub fn provider(&self) -> &str {
         &self.provider
+    }
+
+    /// The path that the provider sends the browser back to: one for each provider of each store, so that an answer that
+    /// arrives there is the answer to a question that was put to that provider.
+    pub fn callback_path(&self) -> String {
+        format!("{CALLBACK}{}/{}", self.shop, self.provider)
+    }
+
+    /// Whether a callback to this path is this login's. The path is compared and never read: it chooses nothing.
+    pub fn ends_at(&self, path: &str) -> bool {
+        self.callback_path() == path
     }
 
     /// The page to return to.

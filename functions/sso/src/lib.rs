@@ -1,7 +1,7 @@
 //! Customer login: any OpenID Connect provider to a Shopify store, by Multipass.
 //!
-//! `GET /login` sends the browser to the provider, `GET /callback` turns the provider's word into a Multipass token and
-//! sends the browser to the store, `GET /logout` ends both sessions. It must never make a token for an address that nobody
+//! `GET /login` sends the browser to the provider, `GET /callback/{shop}/{provider}` turns the provider's word into a
+//! Multipass token and sends the browser to the store, `GET /logout` ends both sessions. It must never make a token for an address that nobody
 //! vouches for, send a browser anywhere but to a configured provider or store, or log who logged in.
 
 pub mod flow;
@@ -130,7 +130,8 @@ impl Sso {
 
     /// Answers one request.
     pub async fn handle(&self, request: Request) -> Response {
-        let routed = matches!(request.path.as_str(), "/login" | "/callback" | "/logout" | "/logout/done");
+        let routed = matches!(request.path.as_str(), "/login" | "/logout" | "/logout/done")
+            || request.path.starts_with(flow::CALLBACK);
         // A HEAD would spend a code or a cookie on a page that nobody sees.
         if routed && request.method != Method::GET {
             return request.page(Page::MethodNotAllowed).with_header(header::ALLOW, "GET");
@@ -141,10 +142,12 @@ impl Sso {
         }
         match request.path.as_str() {
             "/login" => self.login(&request).await.unwrap_or_else(|e| refused(&request, e)).on_route("GET /login"),
-            "/callback" => self.callback(&request).await.on_route("GET /callback"),
             "/logout" => self.logout(&request).await.unwrap_or_else(|e| refused(&request, e)).on_route("GET /logout"),
             "/logout/done" => {
                 self.logged_out(&request).await.unwrap_or_else(|e| refused(&request, e)).on_route("GET /logout/done")
+            }
+            path if path.starts_with(flow::CALLBACK) => {
+                self.callback(&request).await.on_route("GET /callback/{shop}/{provider}")
             }
             _ => request.page(Page::NotFound),
         }
@@ -171,7 +174,7 @@ impl Sso {
         secret: &SecretString,
     ) -> Result<Response, FlowError> {
         let metadata = self.providers.metadata(provider).await?;
-        let url = journey.authorize_url(&metadata, provider, &self.callback_uri(), secret);
+        let url = journey.authorize_url(&metadata, provider, &self.callback_uri(journey), secret);
         Ok(to(url.as_str())?.with_cookie(journey.set_cookie(secret)).for_shop(journey.shop()))
     }
 
@@ -210,6 +213,11 @@ impl Sso {
         // The store and the provider that began, whatever the callback says.
         let store = self.settings.stores.of(journey.shop()).ok_or(FlowError::NotOffered)?;
         let provider = store.provider(Some(journey.provider())).ok_or(FlowError::NotOffered)?;
+        // Attack: mix-up. A code that another provider issued must not be sent to this one (RFC 9700, section 4.4.2); not
+        // every provider names itself in the callback, so each has a redirect URI of its own.
+        if !journey.ends_at(&request.path) {
+            return Err(FlowError::StateMismatch);
+        }
         let returned = flow::returned(&request.raw_query, journey)?;
         let metadata = self.providers.metadata(provider).await?;
         metadata.check_issuer(provider, returned.iss.as_deref())?;
@@ -226,8 +234,9 @@ impl Sso {
         }
         let client_secret = secrets.named(&provider.secret).ok_or(FlowError::SecretMissing)?;
         let (verifier, nonce) = (journey.verifier(secret), journey.nonce(secret));
+        let redirect_uri = self.callback_uri(journey);
         let tokens =
-            self.providers.exchange(&metadata, provider, client_secret, &code, &verifier, &self.callback_uri()).await?;
+            self.providers.exchange(&metadata, provider, client_secret, &code, &verifier, &redirect_uri).await?;
         let expected = Expected { provider, secret: client_secret, nonce: &nonce, access_token: &tokens.access_token };
         let mut proven = self.providers.prove(&metadata, &tokens.id_token, &expected, clock::now()).await?;
         if let Some(at) = metadata.userinfo.as_ref().filter(|_| proven.person.is_incomplete(provider)) {
@@ -330,8 +339,8 @@ impl Sso {
         flow::visitor(request, &self.settings.sso_url)
     }
 
-    fn callback_uri(&self) -> String {
-        format!("{}/callback", self.settings.sso_url.as_str())
+    fn callback_uri(&self, journey: &Journey) -> String {
+        format!("{}{}", self.settings.sso_url.as_str(), journey.callback_path())
     }
 }
 

@@ -81,7 +81,7 @@ impl Profile {
 /// One provider of one store.
 #[derive(Clone, Debug)]
 pub struct Provider {
-    /// Its name in links and logs.
+    /// Its name in links, logs and the redirect URI.
     pub name: String,
     /// What kind it is.
     pub profile: Profile,
@@ -269,7 +269,9 @@ fn provider(text: ProviderText, https_only: bool) -> Option<Provider> {
         Some(address) => Some(web_address(&address, https_only)?),
         None => None,
     };
-    let good = label(&text.name)
+    // `.` and `..` would not stay what they are in the path of the redirect URI.
+    let segment = |text: &str| label(text) && text.bytes().any(|b| b.is_ascii_alphanumeric());
+    let good = segment(&text.name)
         && label(&namespace)
         && visible(&text.client_id)
         && visible(&text.secret)
@@ -374,6 +376,9 @@ pub(crate) mod tests {
             (r#""algorithms": ["ES256"]"#, r#""scopes": "profile""#),
             (r#""name": "auth0""#, r#""name": "company""#),
             (r#""name": "auth0""#, r#""name": "Auth 0""#),
+            (r#""name": "auth0""#, r#""name": "..""#),
+            (r#""name": "auth0""#, r#""name": "a/b""#),
+            (r#""name": "auth0""#, r#""name": "a%2fb""#),
             (r#""client_id": "us""#, r#""client_id": """#),
             (r#""secret": "s1""#, r#""client_secret": "s1""#),
             (r#""profile": "auth0""#, r#""profile": "okta""#),

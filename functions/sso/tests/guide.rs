@@ -5,7 +5,10 @@
 use std::collections::BTreeSet;
 
 use gatehouse_core::secrets::AppSecrets;
+use gatehouse_shopify::Timestamp;
+use gatehouse_shopify::state::Nonce;
 use serde_json::{Value, json};
+use sso::flow::{self, CALLBACK, Journey};
 use sso::profiles::Stores;
 
 const GUIDE: &str = include_str!("../../../docs/CUSTOMER-LOGIN.md");
@@ -84,9 +87,22 @@ fn every_refusal_is_explained() {
 fn the_addresses_that_it_gives_are_routes() {
     let source = include_str!("../src/lib.rs");
     let named = GUIDE.split("{SSO_URL}").skip(1).map(|rest| rest.split(['`', ' ']).next().unwrap());
-    let named: BTreeSet<_> = named.collect();
-    assert_eq!(named, BTreeSet::from(["/callback", "/logout/done"]));
-    for path in named {
+    let (callbacks, others): (BTreeSet<_>, BTreeSet<_>) = named.partition(|path| path.starts_with(CALLBACK));
+    // A redirect URI for each provider of the examples, as the function makes it of that example.
+    let query = |shop: &str, provider: &Value| format!("shop={shop}&provider={}", provider["name"].as_str().unwrap());
+    let made = examples().into_iter().filter(|example| example.get("client_secret").is_none()).flat_map(|example| {
+        let stores = Stores::parse(&example.to_string(), true).unwrap();
+        let queries = example.as_object().unwrap().iter().flat_map(|(shop, store)| {
+            store["providers"].as_array().unwrap().iter().map(|provider| query(shop, provider)).collect::<Vec<_>>()
+        });
+        let wish = |query: String| flow::wish(&query, &stores).unwrap_or_else(|error| panic!("{query}: {error}"));
+        let begin = |query| Journey::begin(&wish(query), Nonce::new([0; 32]), Timestamp::from_secs(0)).callback_path();
+        queries.map(begin).collect::<Vec<_>>()
+    });
+    let made: BTreeSet<_> = made.collect();
+    assert_eq!(callbacks, made.iter().map(String::as_str).collect());
+    assert_eq!(others, BTreeSet::from(["/logout/done"]));
+    for path in others {
         assert!(source.contains(&format!("\"{path}\" =>")), "{path}");
     }
 }

@@ -242,13 +242,40 @@ async fn attacks_on_the_journey_end_on_a_page() {
         let page = Browser::new(&harness).get(&format!("{sso}/login{query}")).await;
         assert!(page.status == 404 && page.location.is_none(), "{query}");
     }
+    // No address without a provider, and none with nonsense, is anybody's.
+    for path in ["/callback", "/callback/", "/callback/a.myshopify.com/company/x", "/callback/%2e%2e/company"] {
+        let page = Browser::new(&harness).get(&format!("{sso}{path}?code=a&state=b")).await;
+        assert!(page.status >= 400 && page.location.is_none(), "{path}");
+    }
     let evil = login_url(&harness, "company", "@evil.example/");
     let page = Browser::new(&harness).get(&evil).await;
     assert!(page.status == 404 && page.location.is_none());
-    for asked in [harness.http.post(format!("{sso}/callback")), harness.http.head(format!("{sso}/login"))] {
+    for asked in [
+        harness.http.post(format!("{sso}/callback/a.myshopify.com/company")),
+        harness.http.head(format!("{sso}/login")),
+    ] {
         let answer = asked.send().await.unwrap();
         assert_eq!((answer.status().as_u16(), &answer.headers()["allow"]), (405, &"GET".parse().unwrap()));
     }
+}
+
+#[tokio::test]
+async fn a_code_of_one_provider_is_not_taken_to_another() {
+    let harness = Harness::start().await;
+    let shop = harness.local.app().shop.to_string();
+    let own = format!("/callback/{shop}/company?");
+    // Attack: mix-up. The customer began at the one provider, which sends the answer to the address of another.
+    for other in [format!("/callback/{shop}/line?"), format!("/callback/{}/company?", crate::journey::OTHER)] {
+        let mut browser = Browser::new(&harness);
+        let callback = browser.up_to_callback("company", "0").await;
+        assert!(callback.contains(&own), "{callback}");
+        let page = browser.get(&callback.replace(&own, &other)).await;
+        assert!(page.status == 400 && page.location.is_none(), "{other}: {} {}", page.status, page.body);
+        assert!(page.body.contains("Request number"), "{}", page.body);
+    }
+    let counted = |line: &String| line.contains("SsoRefused") && line.contains(r#""code":"state_mismatch""#);
+    assert_eq!(log_lines(&harness).iter().filter(|line| counted(line)).count(), 2, "{}", harness.logs());
+    assert!(!harness.logs().contains("a customer was sent to the store"));
 }
 
 async fn jwks_reads(harness: &Harness) -> u64 {

@@ -64,6 +64,8 @@ pub struct Config {
     pub multipass: BTreeMap<String, String>,
     /// The secret of the log-in function at the OpenID provider.
     pub oidc_secret: String,
+    /// Its redirect URIs there, each with its issuer and compared exactly.
+    pub oidc_redirect_urls: Vec<(String, String)>,
     /// Where each part answers.
     pub addresses: crate::Addresses,
     /// Where the stand-in's own state is kept between runs, if anywhere.
@@ -87,6 +89,7 @@ impl Config {
             multipass: BTreeMap::from([(shop.clone(), house.app.multipass_secret.expose().to_owned())]),
             shops: vec![shop, "hinode-books.myshopify.com".to_owned()],
             oidc_secret: house.app.oidc_secret.expose().to_owned(),
+            oidc_redirect_urls: oidc::redirect_urls(setting("SSO_PROVIDERS").unwrap_or("{}"), &house.addresses),
             addresses: house.addresses.clone(),
             state_file: house.keep.as_ref().map(|directory| directory.join("shopify.json")),
         }
@@ -520,6 +523,7 @@ mod tests {
             shops: vec![SHOP.to_owned()],
             multipass: BTreeMap::from([(SHOP.to_owned(), "multipass-secret".to_owned())]),
             oidc_secret: "oidc-secret".to_owned(),
+            oidc_redirect_urls: Vec::new(),
             addresses: crate::Addresses {
                 admin: at("admin"),
                 shopify: at("shopify"),

@@ -65,6 +65,19 @@ pub fn sso_providers(shop: &str, addresses: &crate::Addresses) -> Value {
     ] } })
 }
 
+/// What an operator registers at the providers that this setting names: issuer and redirect URI.
+pub(super) fn redirect_urls(setting: &str, addresses: &crate::Addresses) -> Vec<(String, String)> {
+    let stores: Value = serde_json::from_str(setting).unwrap_or_default();
+    let stores = stores.as_object().into_iter().flatten();
+    let each = stores.flat_map(|(shop, store)| {
+        store["providers"].as_array().into_iter().flatten().filter_map(move |provider| {
+            let (issuer, name) = (provider["issuer"].as_str()?, provider["name"].as_str()?);
+            Some((issuer.to_owned(), format!("{}/callback/{shop}/{name}", addresses.sso)))
+        })
+    });
+    each.collect()
+}
+
 #[derive(Default)]
 struct Held {
     keys: Option<Keys>,
@@ -175,7 +188,8 @@ impl Standin {
         }
         let redirect_uri = call.parameter("redirect_uri").unwrap_or_default();
         // Attack: a redirect to elsewhere takes the code away.
-        if redirect_uri != format!("{}/callback", self.config.addresses.sso) {
+        let issuer = self.oidc_issuer(line);
+        if !self.config.oidc_redirect_urls.iter().any(|(of, url)| *of == issuer && url == redirect_uri) {
             return refuse("The redirect_uri is not registered.");
         }
         let state = call.parameter("state").unwrap_or_default();
