@@ -524,6 +524,20 @@ fn userinfo_of_somebody_else() {
     let refused = proven(json!({"email": null, "email_verified": false}));
     let merged = merge_userinfo(refused, json!({"sub": "u-1", "email": "a@b.co"}).to_string().as_bytes());
     assert_eq!(payload(&merged.ok().unwrap(), &trusted, None).err(), Some(FlowError::EmailNotVerified));
+    // An empty address is none, in either answer.
+    for empty in ["", " "] {
+        let blank = || proven(json!({"email": empty}));
+        assert!(blank().person.is_incomplete(&provider_of("company")), "UserInfo is asked for it");
+        let full = json!({"sub": "u-1", "email": "a@b.co", "email_verified": true});
+        let merged = merge_userinfo(blank(), full.to_string().as_bytes()).ok().unwrap();
+        assert_eq!(merged.person.email.as_deref(), Some("a@b.co"));
+        assert_eq!(payload(&merged, &provider_of("company"), None).err(), None);
+        let nothing = json!({"sub": "u-1", "email": empty});
+        let merged = merge_userinfo(proven(json!({})), nothing.to_string().as_bytes()).ok().unwrap();
+        assert_eq!(payload(&merged, &provider_of("company"), None).err(), None, "the one that is there stays");
+        let merged = merge_userinfo(blank(), nothing.to_string().as_bytes()).ok().unwrap();
+        assert_eq!(payload(&merged, &provider_of("company"), None).err(), Some(FlowError::EmailMissing));
+    }
     // An address from one answer is never proven by the other.
     let unproven = proven(json!({"email": "mine@example.com", "email_verified": null}));
     let merged = merge_userinfo(unproven, json!({"sub": "u-1", "email_verified": true}).to_string().as_bytes());

@@ -415,7 +415,7 @@ pub fn customer(
     ip: Option<IpAddr>,
 ) -> Result<Customer, FlowError> {
     let person = &proven.person;
-    let email = person.email.as_deref().filter(|email| !email.is_empty()).ok_or(FlowError::EmailMissing)?;
+    let email = person.email.as_deref().ok_or(FlowError::EmailMissing)?;
     let email = VerifiedEmail::new(email, person.proof(provider)).map_err(|error| match error {
         MultipassError::EmailNotVerified => FlowError::EmailNotVerified,
         _ => FlowError::InvalidEmail,

@@ -259,7 +259,8 @@ enum Truth {
 /// What is said of a person. No `Debug`: it is personal data.
 #[derive(Clone, Default, Deserialize)]
 pub struct Person {
-    /// E-mail address.
+    /// E-mail address; never an empty one.
+    #[serde(default, deserialize_with = "address")]
     pub email: Option<String>,
     #[serde(default, deserialize_with = "verified")]
     email_verified: Option<bool>,
@@ -267,6 +268,11 @@ pub struct Person {
     pub given_name: Option<String>,
     /// Last name.
     pub family_name: Option<String>,
+}
+
+/// Some providers write `""` where there is none: then UserInfo is asked, and does not take the place of one that is there.
+fn address<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.filter(|address| !address.trim().is_empty()))
 }
 
 /// Some providers write `"true"`. What is neither truth nor falsehood is no proof.
