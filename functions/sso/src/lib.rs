@@ -195,9 +195,11 @@ impl Sso {
                 report(error, Some(&journey));
                 let retry = Location::parse(&journey.retry_path()).ok();
                 let page = error.page();
-                page.render(request.locale(), &request.request_id, retry.as_ref(), "frame-ancestors 'none'")
-                    .with_code(error.code())
-                    .with_cookie(flow::COOKIE.clear())
+                let page = page.render(request.locale(), &request.request_id, retry.as_ref(), "frame-ancestors 'none'");
+                let page = page.with_code(error.code());
+                // Attack: another site sends the browser here with a state of its own, to end the login under way.
+                let foreign = matches!(error, FlowError::StateMismatch | FlowError::BadRequest);
+                if foreign { page } else { page.with_cookie(flow::COOKIE.clear()) }
             }
         }
         .for_shop(journey.shop())

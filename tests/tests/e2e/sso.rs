@@ -209,9 +209,16 @@ async fn attacks_on_the_journey_end_on_a_page() {
     let callback = attacker.up_to_callback("company", "0").await;
     let mut victim = Browser::new(&harness);
     assert_eq!(victim.get(&callback).await.status, 400);
-    victim.up_to_callback("company", "3").await;
+    let own = victim.up_to_callback("company", "3").await;
     assert_eq!(victim.get(&callback).await.status, 400);
-    // The victim's own login was given up with it; the attacker's still works, once.
+    // Nor can another site end the victim's own login with callbacks that it makes up.
+    let path = own.split('?').next().unwrap();
+    for query in ["", "?error=access_denied", "?state=a&state=b", "?%ff=1"] {
+        let page = victim.get(&format!("{path}{query}")).await;
+        assert!(page.status >= 400 && page.location.is_none(), "{query}: {}", page.status);
+    }
+    assert_eq!(victim.get(&own).await.status, 302);
+    // The attacker's still works, once.
     let kept = attacker.cookies.clone();
     let mixed = callback.replace("iss=", "iss=https%3A%2F%2Fevil.example%2F&was=");
     assert_eq!(attacker.get(&mixed).await.status, 400);
@@ -265,10 +272,10 @@ async fn a_code_of_one_provider_is_not_taken_to_another() {
     let shop = harness.local.app().shop.to_string();
     let own = format!("/callback/{shop}/company?");
     // Attack: mix-up. The customer began at the one provider, which sends the answer to the address of another.
+    let mut browser = Browser::new(&harness);
+    let callback = browser.up_to_callback("company", "0").await;
+    assert!(callback.contains(&own), "{callback}");
     for other in [format!("/callback/{shop}/line?"), format!("/callback/{}/company?", crate::journey::OTHER)] {
-        let mut browser = Browser::new(&harness);
-        let callback = browser.up_to_callback("company", "0").await;
-        assert!(callback.contains(&own), "{callback}");
         let page = browser.get(&callback.replace(&own, &other)).await;
         assert!(page.status == 400 && page.location.is_none(), "{other}: {} {}", page.status, page.body);
         assert!(page.body.contains("Request number"), "{}", page.body);
@@ -276,6 +283,8 @@ async fn a_code_of_one_provider_is_not_taken_to_another() {
     let counted = |line: &String| line.contains("SsoRefused") && line.contains(r#""code":"state_mismatch""#);
     assert_eq!(log_lines(&harness).iter().filter(|line| counted(line)).count(), 2, "{}", harness.logs());
     assert!(!harness.logs().contains("a customer was sent to the store"));
+    // At its own address it is taken.
+    assert_eq!(browser.get(&callback).await.status, 302);
 }
 
 async fn jwks_reads(harness: &Harness) -> u64 {
