@@ -114,7 +114,8 @@ impl Callback {
     pub async fn handle(&self, request: Request) -> Response {
         match (&request.method, request.path.as_str()) {
             (&Method::GET | &Method::HEAD, "/begin") => self.begin(&request).await.on_route("GET /begin"),
-            (&Method::GET | &Method::HEAD, "/" | "/auth/callback") => self.finish(&request).await.on_route("GET /"),
+            // A HEAD (a preview, a probe) would spend the nonce and the code on a page that nobody sees.
+            (&Method::GET, "/" | "/auth/callback") => self.finish(&request).await.on_route("GET /"),
             (_, "/begin" | "/" | "/auth/callback") => request.page(Page::MethodNotAllowed),
             _ => request.page(Page::NotFound),
         }

@@ -37,6 +37,10 @@ async fn the_code_grant_installs_and_leads_into_the_admin() {
     assert!(begun.nonce.len() >= 32);
 
     let back = decide(&house, &begun, "install").await;
+    // A HEAD with all that the callback needs spends nothing of it.
+    let head = house.http.head(&back).header("cookie", &begun.cookie).send().await.unwrap();
+    assert_eq!(head.status(), 405);
+    assert!(!head.headers().contains_key("set-cookie"), "the cookie is kept");
     let answer = get_with(&house, &back, &[("cookie", &begun.cookie)]).await;
     assert_eq!(answer.status, 302, "{answer:?}");
     assert!(answer.location().contains(&format!("/apps/{}", house.local.app().client_id)), "{}", answer.location());
