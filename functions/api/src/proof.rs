@@ -153,7 +153,6 @@ async fn installed(
         tracing::warn!(%shop, code = error.code(), "the ID token brought no access");
         return Err(Refusal { code: error.code(), ..token_problem(&error).into() });
     }
-    telemetry::count(Metric::TokenAcquired, &[("grant", "token_exchange")]);
     read().await?.filter(lives).ok_or_else(dead)
 }
 

@@ -232,7 +232,6 @@ impl Callback {
             Ok(token) => token,
             Err(error) => return self.failed(request, &exchange.shop, &error).await,
         };
-        telemetry::count(Metric::TokenAcquired, &[("grant", "code")]);
         if !token.scopes.covers(&self.settings.scopes.required) {
             // Stored all the same: the app can say what is missing, and the merchant can grant it.
             tracing::warn!(shop = %exchange.shop, code = "missing_scopes", "fewer scopes were granted than are required");

@@ -485,6 +485,22 @@ async fn each_refusal_of_the_admin_api_has_its_own_answer() {
 }
 
 #[tokio::test]
+async fn a_token_that_a_call_brings_is_counted_once() {
+    let page = Page::open(Options::default()).await;
+    let shop = page.shop();
+    // Two first calls at the same moment: one acquires, the other uses what it has stored.
+    let (one, other) = tokio::join!(page.get(&shop, "/v1/installation"), page.get(&shop, "/v1/installation"));
+    for answer in [one, other] {
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        page.logged(&answer).await;
+    }
+    let logs = page.harness.logs();
+    let counted = logs.lines().filter(|line| line.contains("\"TokenAcquired\":"));
+    let counted: Vec<_> = counted.filter(|line| line.contains("\"grant\":\"token_exchange\"")).collect();
+    assert_eq!(counted.len(), 1, "{logs}");
+}
+
+#[tokio::test]
 async fn scopes_are_asked_for_and_given_back() {
     let settings = [("SHOPIFY_OPTIONAL_SCOPES".to_owned(), "read_products".to_owned())];
     let page = Page::open(Options { settings: settings.into(), ..Options::default() }).await;

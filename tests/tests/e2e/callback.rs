@@ -48,6 +48,10 @@ async fn the_code_grant_installs_and_leads_into_the_admin() {
     assert!(answer.set_cookie(STATE).unwrap().contains("Max-Age=0"), "the cookie has done its work");
     assert_eq!(status(&house, &shop).await, "installed");
     assert_eq!(counter(&house, "token.granted.code").await, 1);
+    // Counted once: by the time the answer's own line is there, all before it are.
+    let answered = || house.logs().matches("\"answered\"").count();
+    gatehouse_tests::until("begin, HEAD and GET are in the log", async || (answered() >= 3).then_some(())).await;
+    assert_eq!(house.logs().matches("\"TokenAcquired\":").count(), 1, "{}", house.logs());
 
     let opened = launch(&house, json!({ "id_token": "none" })).await;
     assert_eq!(opened.status, 200, "{opened:?}");

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use gatehouse_life as life;
 use gatehouse_shopify::id_token::ExchangeSubject;
-use gatehouse_shopify::token::{Class, Client, Expiry, Fault, Mode, Next, TokenError, TokenRequest, Tokens, next_try};
+use gatehouse_shopify::token::{
+    Class, Client, Expiry, Fault, Grant, Mode, Next, TokenError, TokenRequest, Tokens, next_try,
+};
 use gatehouse_shopify::{Scopes, SecretString, ShopDomain, Timestamp};
 
 use super::item::{self, name};
@@ -111,7 +113,7 @@ impl Vault {
             .text(USER_SCOPES, scopes.to_string())
             .time(name::ACQUIRED_AT, now)
             .expires(expires);
-        self.put_newer(&at, item, now).await?;
+        self.put_newer(&at, item, now, request.grant()).await?;
         Ok(OnlineToken { shop: shop.clone(), user, access: tokens.access, scopes, expires })
     }
 
@@ -159,7 +161,7 @@ impl Vault {
             .text(name::SCOPES, scopes.to_string())
             .time(name::ACQUIRED_AT, now)
             .expires(expires);
-        self.put_newer(&at, item, now).await?;
+        self.put_newer(&at, item, now, request.grant()).await?;
         Ok(ClientCredentialsToken { shop: shop.clone(), access: tokens.access, scopes, expires })
     }
 
@@ -182,15 +184,17 @@ impl Vault {
     }
 
     /// A newer one that somebody else has stored stays.
-    async fn put_newer(&self, at: &Key, item: Item, acquired_at: Timestamp) -> Result<(), StoreError> {
+    async fn put_newer(&self, at: &Key, item: Item, acquired_at: Timestamp, grant: Grant) -> Result<(), StoreError> {
         let only_if = Cond::absent_or_below(name::ACQUIRED_AT, acquired_at.millis());
         crash_point!(self, BeforeWrite);
         let put = self.parts.table.put(at, item, Some(only_if)).await;
         crash_point!(self, AfterWrite);
         match put {
-            Err(StoreError::ConditionFailed { .. }) => Ok(()),
-            result => result,
+            Ok(()) => count(Metric::TokenAcquired, &[("grant", grant.name())]),
+            Err(StoreError::ConditionFailed { .. }) => {}
+            Err(error) => return Err(error),
         }
+        Ok(())
     }
 
     /// Asks the token endpoint, again where that is safe, until the deadline.

@@ -701,6 +701,38 @@ async fn client_credentials_are_kept_for_their_day() {
     assert_eq!(code(refused), "shop_not_permitted");
 }
 
+/// Each way to a token once, and the stored ones again. [`each_token_that_is_acquired_is_counted_once`] reads what it prints.
+#[tokio::test]
+#[ignore = "run by the next one in a process of its own, since the log is the process's"]
+async fn every_grant_of_the_vaults() {
+    gatehouse_core::telemetry::init("vault");
+    let house = House::new().await;
+    let (one, two) = (shop("one"), shop("two"));
+    let vault = house.vault();
+    for _ in 0..2 {
+        house.install(&one).await;
+        vault.client_credentials_token(&two, house.soon()).await.unwrap();
+    }
+    let id_token = house.id_token(&one);
+    vault.acquire_online(id_token.exchange_subject(), house.soon()).await.unwrap();
+    vault.online_token(&one, 4711).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn each_token_that_is_acquired_is_counted_once() {
+    let mut child = tokio::process::Command::new(std::env::current_exe().unwrap());
+    let output = child.args(["--exact", "vault::every_grant_of_the_vaults", "--ignored"]).output().await.unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    let counted = |grant: &str| {
+        let grant = format!("\"grant\":\"{grant}\"");
+        text.lines().filter(|line| line.contains("\"TokenAcquired\":") && line.contains(&grant)).count()
+    };
+    assert_eq!(counted("client_credentials"), 1, "{text}");
+    assert_eq!(counted("token_exchange"), 2, "the shop's and the user's: {text}");
+    assert_eq!(text.matches("\"TokenAcquired\":").count(), 3, "{text}");
+}
+
 #[tokio::test]
 async fn client_credentials_end_with_the_installation() {
     let house = House::new().await;
