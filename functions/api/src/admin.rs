@@ -4,14 +4,17 @@
 //! It must never: run a text of the caller's, or one of the operations that end or change the installation; those have
 //! addresses of their own or are an operator's. What reads customers leaves an audit record, before it is handed out.
 
+use gatehouse_core::admin::AdminError;
 use gatehouse_core::admin::operations::{
-    CurrentAppInstallation, CustomerUpdate, Customers, CustomersAnswer, MAX_COST, Operation, Orders, OrdersAnswer, Shop,
+    CurrentAppInstallation, CustomerUpdate, Customers, CustomersAnswer, MAX_COST, Nothing, Operation, Orders,
+    OrdersAnswer, Shop,
 };
 use gatehouse_core::http::{Request, Response};
 use gatehouse_core::privacy::DataError;
 use gatehouse_core::problem::Problem;
 use gatehouse_core::store::Fence;
 use gatehouse_core::{audit, clock};
+use gatehouse_shopify::Scopes;
 use http::StatusCode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -63,7 +66,34 @@ where
         ));
     }
     let run = api.admin.run::<O>(merchant.caller(api), &variables, api.deadline(request));
-    run.await.map_err(|error| error.problem())
+    let result = run.await;
+    if matches!(result, Err(AdminError::MissingScope)) {
+        learn_scopes(api, request, merchant).await;
+    }
+    result.map_err(|error| error.problem())
+}
+
+/// Reads once what is granted, after a call for which it was not enough: an `app/scopes_update` may have been lost, and the
+/// next launch asks the merchant only for what the vault knows to be missing.
+async fn learn_scopes(api: &Api, request: &Request, merchant: &Merchant) {
+    let stored = &merchant.installation().scopes;
+    if !stored.covers(&api.settings.scopes.required) {
+        return;
+    }
+    // Before the question: news that comes in meanwhile is newer.
+    let now = clock::now();
+    let run = api.admin.run::<CurrentAppInstallation>(merchant.caller(api), &Nothing {}, api.deadline(request));
+    // The client has logged why.
+    let Ok(answer) = run.await else { return };
+    let granted = answer.current_app_installation.access_scopes;
+    let granted = Scopes::from_names(granted.iter().map(|scope| scope.handle.as_str()));
+    if granted == *stored {
+        return;
+    }
+    match api.vault.on_scopes_update(merchant.shop(), now, &granted).await {
+        Ok(_) => tracing::info!(shop = %merchant.shop(), "other scopes are granted than were stored"),
+        Err(error) => tracing::warn!(shop = %merchant.shop(), code = error.code(), "the granted scopes are not stored"),
+    }
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "the last step of handlers that can fail")]

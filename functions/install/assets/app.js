@@ -161,6 +161,8 @@ function trouble(error, retry) {
   box.append(element("p", dead ? words.dead : reason || said));
   if (error.reference) box.append(element("p", `${words.reference}: ${error.reference}`, { class: "quiet" }));
   const stale = standalone && error instanceof Refused && error.code === "forbidden";
+  // A launch asks for what is required and not granted; whoever has granted it elsewhere tries again.
+  if (error instanceof Refused && error.code === "missing_scopes") box.append(button(words.grant, reconnect, "primary"));
   if (dead) box.append(button(words.again, reconnect, "primary"));
   else box.append(button(words.retry, stale ? () => window.location.reload() : retry));
   return box;

@@ -523,6 +523,26 @@ async fn scopes_are_asked_for_and_given_back() {
 }
 
 #[tokio::test]
+async fn scopes_whose_loss_nobody_told_of_are_known_after_the_first_refusal() {
+    let page = Page::open(Options::default()).await;
+    let shop = page.shop();
+    assert_eq!(page.get(&shop, "/v1/installation").await.body["missing_scopes"], json!([]));
+    page.act("app", json!({ "deliver": false })).await;
+    page.act("scopes", json!({ "shop": shop, "revoke": "read_customers", "wait": false })).await;
+    let answer = page.get(&shop, "/v1/installation").await;
+    assert_eq!(answer.body["missing_scopes"], json!([]), "the delivery is lost: {}", answer.text);
+    let answer = page.post(&shop, "/v1/admin/customers", json!({ "first": 2 })).await;
+    assert_eq!((answer.status, answer.code()), (403, "missing_scopes"), "{}", answer.text);
+    let answer = page.get(&shop, "/v1/installation").await;
+    assert_eq!(answer.body["missing_scopes"], json!(["read_customers"]), "{}", answer.text);
+    assert_eq!(answer.body["scopes"], json!(["read_orders"]), "{}", answer.text);
+    // The next launch asks for it.
+    let launch = page.act("launch", json!({ "shop": shop, "id_token": "fresh" })).await;
+    let opened = page.harness.get(launch["url"].as_str().unwrap()).await.text().await.unwrap();
+    assert!(opened.contains("oauth/install") && !opened.contains("id=\"app\""), "{opened}");
+}
+
+#[tokio::test]
 async fn a_data_request_ends_in_a_file_that_only_its_shop_can_fetch() {
     let page = Page::open(Options::default()).await;
     let shop = page.shop();

@@ -539,7 +539,7 @@ async fn a_throttled_and_a_failing_shopify_are_said_where_they_are_met() {
         }
         act(&house, "admin_mode", json!({ "mode": "normal" })).await;
         // By keyboard: the focus stays with the section when its button goes.
-        browser.run("document.querySelector('#live .banner .button').focus()").await;
+        browser.run("document.querySelector('#live .banner .button:last-child').focus()").await;
         browser.press("\u{e007}").await;
         let text = browser.says(&["Currency", "Time zone"]).await;
         assert!(!text.contains(said), "{mode}: {text}");
@@ -550,6 +550,19 @@ async fn a_throttled_and_a_failing_shopify_are_said_where_they_are_met() {
             .await;
         browser.leave_frames().await;
     }
+    // A scope was taken back and the delivery that tells of it is lost: the refused call offers the way to the consent.
+    act(&house, "app", json!({ "deliver": false })).await;
+    act(&house, "scopes", json!({ "revoke": "read_orders", "wait": false })).await;
+    act(&house, "admin_mode", json!({ "mode": "access_denied", "count": 1 })).await;
+    open_app(&browser, &house, &shop).await;
+    browser.says(&["The shop has not granted what this needs.", "Grant access", "Try again"]).await;
+    browser.click("#live .banner .button.primary").await;
+    browser.leave_frames().await;
+    browser.says(&["read_orders"]).await;
+    browser.click("#install").await;
+    browser.enter_app().await;
+    let text = browser.says(&["Currency", "Access scopes", "read_orders"]).await;
+    assert!(!text.contains("Grant access"), "{text}");
     browser.close().await;
 }
 
