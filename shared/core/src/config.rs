@@ -52,7 +52,8 @@ pub static SETTINGS: &[Setting] = &[
     required("SHOPIFY_API_KEY", "The app's client id.", "0123456789abcdef0123456789abcdef"),
     required(
         "SHOPIFY_SECRETS",
-        "Secrets Manager id of `{\"client_secret\", \"previous_client_secrets\", \"multipass\"}`.",
+        "Secrets Manager id of `{\"client_secret\", \"previous_client_secrets\", \"multipass\"}` and the client secrets that \
+         `SSO_PROVIDERS` names.",
         "gatehouse/shopify",
     ),
     required(
