@@ -27,6 +27,15 @@ pub(crate) struct Browser {
     http: reqwest::Client,
 }
 
+/// The driver's whole group: of a test that failed nobody ended the session, and Chromium would outlive it.
+impl Drop for Browser {
+    fn drop(&mut self) {
+        if let Some(group) = self.driver.id() {
+            let _ = std::process::Command::new("kill").args(["-KILL", "--", &format!("-{group}")]).status();
+        }
+    }
+}
+
 impl Browser {
     /// `None` where no browser is found.
     #[expect(clippy::print_stderr, reason = "a skipped test must say so")]
@@ -49,6 +58,7 @@ impl Browser {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .kill_on_drop(true)
+            .process_group(0)
             .spawn()
             .map_err(|error| format!("chromedriver: {error}"))?;
         let mut lines = BufReader::new(driver.stdout.take().ok_or("chromedriver has no output")?).lines();

@@ -79,6 +79,7 @@ async fn painted(house: &Harness) -> (f64, Vec<String>) {
         names: performance.getEntriesByType('resource').map(entry => entry.name),
     }), 1500)";
     let said = call(&format!("/{session}/execute/async"), json!({ "script": script, "args": [] })).await;
+    reqwest::Client::new().delete(format!("http://127.0.0.1:{port}/session/{session}")).send().await.unwrap();
     driver.kill().await.unwrap();
     let names = said["names"].as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned()).collect();
     (said["paint"][0].as_f64().unwrap(), names)
