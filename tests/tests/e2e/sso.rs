@@ -281,7 +281,8 @@ async fn a_code_of_one_provider_is_not_taken_to_another() {
         assert!(page.body.contains("Request number"), "{}", page.body);
     }
     let counted = |line: &String| line.contains("SsoRefused") && line.contains(r#""code":"state_mismatch""#);
-    assert_eq!(log_lines(&harness).iter().filter(|line| counted(line)).count(), 2, "{}", harness.logs());
+    let told = async || (log_lines(&harness).iter().filter(|line| counted(line)).count() == 2).then_some(());
+    gatehouse_tests::until("both are counted", told).await;
     assert!(!harness.logs().contains("a customer was sent to the store"));
     // At its own address it is taken.
     assert_eq!(browser.get(&callback).await.status, 302);
