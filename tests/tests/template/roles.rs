@@ -31,7 +31,8 @@ fn name(resource: &Value) -> String {
             _ => other.to_string(),
         },
     };
-    text.replace("${Bucket.Arn}", "Bucket").replace("${Table.Arn}", "Table")
+    let lambda = "arn:${AWS::Partition}:lambda:${AWS::Region}:${AWS::AccountId}:function:${AWS::StackName}-";
+    text.replace("${Bucket.Arn}", "Bucket").replace("${Table.Arn}", "Table").replace(lambda, "")
 }
 
 fn condition(value: &Value) -> String {
@@ -56,7 +57,8 @@ pub(crate) fn markdown(template: &Template) -> String {
             let words = |key: &str| list(&statement[key]).iter().map(name).collect::<Vec<_>>().join(", ");
             let role = id.trim_end_matches("Role").to_lowercase();
             let (sid, on, only) = (words("Sid"), words("Resource"), condition(&statement["Condition"]));
-            let line = format!("| {role} | {sid} | {} | {on} | {only} |", words("Action"));
+            let never = if statement["Effect"] == "Deny" { "**never** " } else { "" };
+            let line = format!("| {role} | {sid} | {never}{} | {on} | {only} |", words("Action"));
             writeln!(out, "{}", line.replace("|  |", "| |")).expect("a string takes all");
         }
     }

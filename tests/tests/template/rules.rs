@@ -19,8 +19,10 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     ("actions", actions),
     ("keys", keys),
     ("network", network),
+    ("bridge", bridge),
     ("doors", doors),
     ("logs", logs),
+    ("parameters", parameters),
 ];
 
 /// For each rule: where a template is changed, and to what, so that the rule must complain.
@@ -34,6 +36,8 @@ pub(crate) const BREAKS: &[(&str, &str, &str)] = &[
     ("visibility", "/Resources/WorkerFunction/Properties/Events/Events/Properties/ScalingConfig", "{}"),
     ("kept", "/Resources/Table/DeletionPolicy", "\"Delete\""),
     ("kept", "/Resources/Key/UpdateReplacePolicy", "null"),
+    ("kept", "/Resources/EventsQueue/DeletionPolicy", "\"Retain\""),
+    ("kept", "/Resources/EventsQueue/UpdateReplacePolicy", "\"Delete\""),
     ("storage", "/Resources/Table/Properties/DeletionProtectionEnabled", "false"),
     ("storage", "/Resources/Table/Properties/SSESpecification/KMSMasterKeyId", "\"alias/aws/dynamodb\""),
     ("storage", "/Resources/Table/Properties/PointInTimeRecoverySpecification/PointInTimeRecoveryEnabled", "false"),
@@ -42,6 +46,7 @@ pub(crate) const BREAKS: &[(&str, &str, &str)] = &[
     ("storage", "/Resources/EventsQueue/Properties/KmsMasterKeyId", "null"),
     ("functions", "/Resources/ApiFunction/Properties/Role", "{\"Fn::GetAtt\": [\"WorkerRole\", \"Arn\"]}"),
     ("functions", "/Resources/ApiFunction/Properties/LoggingConfig/LogFormat", "\"Text\""),
+    ("functions", "/Resources/ApiFunction/Properties/LoggingConfig/ApplicationLogLevel", "null"),
     ("functions", "/Resources/ApiFunction/Properties/ReservedConcurrentExecutions", "null"),
     ("functions", "/Resources/SsoFunction/Metadata/BuildProperties/Binary", "\"api\""),
     ("functions", "/Parameters/Architecture/Default", "\"x86_64\""),
@@ -61,6 +66,7 @@ pub(crate) const BREAKS: &[(&str, &str, &str)] = &[
     ),
     ("keys", "/Resources/Key/Properties/KeyPolicy/Statement/1/Condition", "{}"),
     ("keys", "/Resources/Key/Properties/KeyPolicy/Statement/0/Action/0", "\"kms:Decrypt\""),
+    ("keys", "/Resources/Key/Properties/KeyPolicy/Statement/0/Action", "[\"kms:EnableKey\"]"),
     ("keys", "/Resources/Key/Properties/EnableKeyRotation", "false"),
     ("network", "/Resources/ApiRole/Properties/Policies/0/PolicyDocument/Statement/9", "null"),
     (
@@ -68,13 +74,36 @@ pub(crate) const BREAKS: &[(&str, &str, &str)] = &[
         "/Resources/SsoRole/Properties/Policies/0/PolicyDocument/Statement/6/Fn::If/1/Action/0",
         "\"ec2:DescribeVpcs\"",
     ),
+    (
+        "network",
+        "/Resources/SsoRole/Properties/Policies/0/PolicyDocument/Statement/7/Fn::If/1/Condition/ArnEquals/lambda:SourceFunctionArn",
+        "{\"Fn::Sub\": \"arn:${AWS::Partition}:lambda:${AWS::Region}:${AWS::AccountId}:function:${AWS::StackName}-api\"}",
+    ),
+    ("network", "/Resources/WorkerRole/Properties/Policies/0/PolicyDocument/Statement/15", "null"),
     ("network", "/Resources/WorkerFunction/Properties/VpcConfig", "null"),
+    ("bridge", "/Resources/WebhookRole/Properties/Policies/0/PolicyDocument/Statement/4", "null"),
+    (
+        "bridge",
+        "/Resources/WebhookRole/Properties/Policies/0/PolicyDocument/Statement/4/Fn::If/1/Resource",
+        "{\"Fn::GetAtt\": [\"EventsDeadLetters\", \"Arn\"]}",
+    ),
+    ("bridge", "/Resources/WebhookRole/Properties/Policies/0/PolicyDocument/Statement/4/Fn::If/0", "\"StaticEgress\""),
+    ("bridge", "/Resources/BridgeRetries/Properties/DestinationConfig", "{}"),
+    ("bridge", "/Resources/BridgeRetries/Properties/FunctionName", "{\"Ref\": \"WorkerFunction\"}"),
+    ("bridge", "/Resources/BridgeRetries/Condition", "null"),
     ("doors", "/Resources/ApiFunction/Properties/FunctionUrlConfig", "{\"AuthType\": \"NONE\"}"),
     ("doors", "/Resources/WebhookFunction/Properties/FunctionUrlConfig", "null"),
     ("doors", "/Resources/HttpApi/Properties/CorsConfiguration", "{\"AllowOrigins\": [\"*\"]}"),
     ("doors", "/Resources/ApiStage/Properties/DefaultRouteSettings/ThrottlingRateLimit", "null"),
     ("logs", "/Resources/ApiLog/Properties/RetentionInDays", "null"),
     ("logs", "/Resources/ApiStage/Properties/AccessLogSettings/Format", "\"{\\\"path\\\":\\\"$context.path\\\"}\""),
+    ("parameters", "/Rules/DomainNeedsItsCertificate/Assertions", "[]"),
+    ("parameters", "/Rules/NotEmbeddedNeedsItsDomain/Assertions", "[]"),
+    (
+        "parameters",
+        "/Rules/NotEmbeddedNeedsItsDomain/RuleCondition",
+        "{\"Fn::Equals\": [{\"Ref\": \"Embedded\"}, \"true\"]}",
+    ),
 ];
 
 fn attribute(id: &str, name: &str) -> Value {
@@ -140,14 +169,21 @@ fn visibility(template: &Template) -> Vec<String> {
     broken
 }
 
-/// What holds data outlives the stack.
+/// What holds data outlives the stack. What has a name of its own goes with a creation that is rolled back, when it holds none
+/// yet: the next try would find the name taken
+/// (<https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-attribute-deletionpolicy.html>).
 fn kept(template: &Template) -> Vec<String> {
     const HOLDS_DATA: &[&str] =
         &["AWS::DynamoDB::Table", "AWS::KMS::Key", "AWS::S3::Bucket", "AWS::SQS::Queue", "AWS::SecretsManager::Secret"];
     let holds = |resource: &Value| HOLDS_DATA.iter().any(|kind| resource["Type"] == *kind);
-    let lost = |r: &Value| r["DeletionPolicy"] != "Retain" || r["UpdateReplacePolicy"] != "Retain";
-    let found = template.resources().filter(|(_, resource)| holds(resource) && lost(resource));
-    found.map(|(id, _)| format!("{id} goes with the stack")).collect()
+    let kept = |r: &Value| {
+        let named =
+            ["Name", "QueueName", "TableName", "BucketName"].iter().any(|name| !r["Properties"][name].is_null());
+        r["DeletionPolicy"] == if named { "RetainExceptOnCreate" } else { "Retain" }
+            && r["UpdateReplacePolicy"] == "Retain"
+    };
+    let found = template.resources().filter(|(_, resource)| holds(resource) && !kept(resource));
+    found.map(|(id, _)| format!("{id} goes with the stack, or is in the way of the next")).collect()
 }
 
 /// Encrypted under our key, private, recoverable.
@@ -209,7 +245,10 @@ fn functions(template: &Template) -> Vec<String> {
             }
         };
         need(properties["Role"] == attribute(&id("Role"), "Arn"), "another's role");
-        need(properties["LoggingConfig"] == json!({"LogFormat": "JSON", "LogGroup": {"Ref": id("Log")}}), "log");
+        // Left alone, Lambda drops JSON lines below INFO, whatever LOG_LEVEL says
+        // (https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-log-level.html).
+        let log = json!({"LogFormat": "JSON", "ApplicationLogLevel": "TRACE", "LogGroup": {"Ref": id("Log")}});
+        need(properties["LoggingConfig"] == log, "log");
         let build = &function.resource["Metadata"];
         need(build["BuildMethod"] == "rust-cargolambda" && build["BuildProperties"]["Binary"] == **name, "binary");
         need(template.function_property(&function.resource, "Runtime") == "provided.al2023", "runtime");
@@ -241,14 +280,14 @@ fn actions(template: &Template) -> Vec<String> {
             {
                 broken.push(format!("{role} {sid}: every partition"));
             }
-            if statement["Effect"] != "Allow" || sid.is_empty() {
+            if (statement["Effect"] != "Allow" && sid != "NetworkNotByCode") || sid.is_empty() {
                 broken.push(format!("{role}: a statement without a name, or that does not allow"));
             }
             if list(&statement["Action"]).iter().any(|action| action.as_str().is_none_or(|a| a.contains('*'))) {
                 broken.push(format!("{role} {sid}: an open action"));
             }
             // What Lambda needs to enter a network takes no resource.
-            if sid != "Network" && list(&statement["Resource"]).iter().any(|r| r == "*") {
+            if !sid.starts_with("Network") && list(&statement["Resource"]).iter().any(|r| r == "*") {
                 broken.push(format!("{role} {sid}: any resource"));
             }
         }
@@ -294,6 +333,13 @@ fn keys(template: &Template) -> Vec<String> {
     if key["EnableKeyRotation"] != true {
         broken.push("the key does not rotate".to_owned());
     }
+    let administration: Vec<_> = list(&key["KeyPolicy"]["Statement"][0]["Action"]);
+    // What docs/RUNBOOK.md does with a key: undo its deletion, and move the alias to another.
+    for needed in ["CancelKeyDeletion", "EnableKey", "PutKeyPolicy", "UpdateAlias", "ScheduleKeyDeletion"] {
+        if !administration.contains(&json!(format!("kms:{needed}"))) {
+            broken.push(format!("nobody can {needed}"));
+        }
+    }
     for statement in key["KeyPolicy"]["Statement"].as_array().into_iter().flatten() {
         let opens = |action: &Value| {
             action.as_str().is_none_or(|a| {
@@ -316,7 +362,8 @@ fn keys(template: &Template) -> Vec<String> {
 
 /// Whoever enters a network may do what Lambda does for that, and nobody else: without one of these a deployment with
 /// `Egress=static` fails (<https://docs.aws.amazon.com/lambda/latest/dg/configuration-vpc.html>). No function uses them, so
-/// that no flow of the local house can need them.
+/// that no flow of the local house can need them; and none may: what comes from within the function is denied, as
+/// <https://docs.aws.amazon.com/lambda/latest/dg/configuration-vpc.html> advises.
 fn network(template: &Template) -> Vec<String> {
     let needed = json!([
         "ec2:AssignPrivateIpAddresses",
@@ -330,11 +377,46 @@ fn network(template: &Template) -> Vec<String> {
     for function in template.functions() {
         let properties = &function.resource["Properties"];
         let role = properties["Role"]["Fn::GetAtt"][0].as_str().unwrap_or_default();
-        let allowed = statements(template, role).into_iter().find(|statement| statement["Sid"] == "Network");
+        let named = |sid: &str| statements(template, role).into_iter().find(|statement| statement["Sid"] == sid);
+        let (allowed, denied) = (named("Network"), named("NetworkNotByCode"));
         let enters = properties["VpcConfig"]["Fn::If"][0] == "StaticEgress";
+        let lambda = "arn:${AWS::Partition}:lambda:${AWS::Region}:${AWS::AccountId}:function:${AWS::StackName}-";
+        let by_code = json!({
+            "Sid": "NetworkNotByCode", "Effect": "Deny", "Action": needed, "Resource": "*",
+            "Condition": {"ArnEquals": {"lambda:SourceFunctionArn": {"Fn::Sub": format!("{lambda}{}", function.name)}}},
+        });
+        if enters != denied.is_some() || denied.is_some_and(|denied| *denied != by_code) {
+            broken.push(format!("{}: its code may change networks", function.name));
+        }
         if enters != (allowed.map(|statement| &statement["Action"]) == Some(&needed)) || enters != allowed.is_some() {
             broken.push(format!("{}: its network and its role do not agree", function.name));
         }
+    }
+    broken
+}
+
+/// A delivery over EventBridge that `webhook` could not put into its queue is handed to the bridge's dead letters by Lambda,
+/// under the role of the function (<https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-retain-records.html>). The
+/// local house has no bridge, so that no flow can need the statement.
+fn bridge(template: &Template) -> Vec<String> {
+    let mut broken = Vec::new();
+    let dead = attribute("BridgeDeadLetters", "Arn");
+    let allowed = json!({"Fn::If": [
+        "Bridged",
+        {"Sid": "BridgedThatFailed", "Effect": "Allow", "Action": ["sqs:SendMessage"], "Resource": dead},
+        {"Ref": "AWS::NoValue"},
+    ]});
+    let policies = template.properties("WebhookRole")["Policies"].as_array().into_iter().flatten();
+    let mut statements =
+        policies.flat_map(|policy| policy["PolicyDocument"]["Statement"].as_array().into_iter().flatten());
+    if !statements.any(|statement| *statement == allowed) {
+        broken.push("webhook's role may not send to the bridge's dead letters".to_owned());
+    }
+    let (retries, resource) = (template.properties("BridgeRetries"), &template.root()["Resources"]["BridgeRetries"]);
+    let to_the_dead = retries["DestinationConfig"]["OnFailure"]["Destination"] == dead;
+    let of_webhook = retries["FunctionName"] == json!({"Ref": "WebhookFunction"}) && resource["Condition"] == "Bridged";
+    if !to_the_dead || !of_webhook {
+        broken.push("a delivery over EventBridge that webhook fails on is dropped".to_owned());
     }
     broken
 }
@@ -379,4 +461,46 @@ fn logs(template: &Template) -> Vec<String> {
         }
     }
     broken
+}
+
+/// Combinations of parameters that cannot work are refused before anything is made.
+fn parameters(template: &Template) -> Vec<String> {
+    const CASES: &[(&[(&str, &str)], bool)] = &[
+        (&[], true),
+        (&[("Domain", "gate.example")], false),
+        (&[("Domain", "gate.example"), ("CertificateArn", "arn")], true),
+        (&[("Embedded", "false")], false),
+        (&[("Embedded", "false"), ("Domain", "gate.example")], false),
+        (&[("Embedded", "false"), ("Domain", "gate.example"), ("CertificateArn", "arn")], true),
+    ];
+    let rules = template.root()["Rules"].as_object().expect("there are rules");
+    let mut broken = Vec::new();
+    for (given, accepted) in CASES {
+        let value = |parameter: &str| match given.iter().find(|(name, _)| *name == parameter) {
+            Some((_, value)) => (*value).to_owned(),
+            None => template.parameter(parameter)["Default"].as_str().expect("a default").to_owned(),
+        };
+        let holds = |condition: &Value| rule_holds(condition, &value);
+        let accepts = rules.values().all(|rule| {
+            !holds(&rule["RuleCondition"])
+                || rule["Assertions"].as_array().into_iter().flatten().all(|assertion| holds(&assertion["Assert"]))
+        });
+        if accepts != *accepted {
+            broken.push(format!("{given:?} is {}", if accepts { "accepted" } else { "refused" }));
+        }
+    }
+    broken
+}
+
+/// `!Equals` of texts and parameters, and `!Not`.
+fn rule_holds(condition: &Value, value: &impl Fn(&str) -> String) -> bool {
+    let text = |operand: &Value| match operand["Ref"].as_str() {
+        Some(parameter) => value(parameter),
+        None => operand.as_str().expect("a text").to_owned(),
+    };
+    match (&condition["Fn::Equals"], &condition["Fn::Not"]) {
+        (Value::Array(sides), _) => text(&sides[0]) == text(&sides[1]),
+        (_, Value::Array(not)) => !rule_holds(&not[0], value),
+        _ => panic!("an unknown condition: {condition}"),
+    }
 }
