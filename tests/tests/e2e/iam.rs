@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use gatehouse_core::clock;
-use gatehouse_core::store::{Item, Key};
+use gatehouse_core::store::{Due, Item, Key};
 use gatehouse_local::Options;
 use gatehouse_local::aws::Fault;
 use gatehouse_tests::{Harness, SOON, queue_url, sign};
@@ -637,7 +637,10 @@ async fn a_customer_is_redacted(ground: Arc<Ground>) {
     ground.begin();
     ground.work("privacy").await;
     assert!(ground.house.item(&format!("SHOP#{}", ground.shop()), "CUSTOMER#41").await.is_none());
-    assert_eq!(ground.house.depth("events-dlq").await, 1, "somebody else's letter stays");
+    // By looking: the embedded queue counts a letter that is shown again neither as visible nor as hidden.
+    let left = ground.house.peek("events-dlq").await;
+    let told = left.iter().map(|letter| letter["body"]["inline"].as_str().unwrap_or_default().contains("\"id\":42"));
+    assert_eq!(told.collect::<Vec<_>>(), [true], "somebody else's letter stays, for an operator to see");
 }
 
 async fn a_shop_is_redacted(ground: Arc<Ground>) {
@@ -744,6 +747,9 @@ async fn what_is_old_goes(ground: Arc<Ground>) {
     ground.forget().await;
     let (vault, shop, now) = (ground.house.vault().await, &ground.house.local.app().shop, clock::now());
     ground.house.import(&vault, shop).await;
+    // The keeper reads the shops that the index says are due, and no others.
+    let due = Item::new().due(Due::Retention, shop, now.plus_secs(-60));
+    vault.table().put(&Key::personal_data_key(shop), due, None).await.unwrap();
     let request = format!("{}.data_request.1", now.millis());
     let old = now.plus_secs(-400 * 86_400);
     let export = Item::new().text("request", &request).text("subjects", "").time("written_at", old).number("bytes", 2);
