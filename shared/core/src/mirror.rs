@@ -18,8 +18,9 @@ use gatehouse_shopify::{ShopDomain, Timestamp};
 
 use crate::audit::{self, Actor};
 use crate::privacy::{DataError, Retention};
-use crate::seal::{DataKey, Place, Purpose, SealError, Sealer};
+use crate::seal::{DataKey, KeyError, Place, Purpose, SealError, Sealer};
 use crate::store::{Changes, Cond, Cursor, Fence, Item, Key, Range, SCHEMA, StoreError, Table, Write};
+use crate::telemetry::{Metric, count};
 
 pub use payload::{Customer, Order, PayloadError};
 use sha2::{Digest, Sha256};
@@ -364,13 +365,13 @@ impl Mirror {
 
     /// The shop's key, made on first use.
     pub(crate) async fn key(&self, fence: &Fence, now: Timestamp) -> Result<ShopKey, DataError> {
-        let key = self.sealer.personal_data_key(&self.table, fence, now).await?;
+        let key = self.sealer.personal_data_key(&self.table, fence, now).await.inspect_err(key_failed)?;
         Ok(ShopKey { key, table: self.table.name().to_owned() })
     }
 
     /// The shop's key, if it has one: without it nothing is there to be read.
     pub(crate) async fn existing_key(&self, shop: &ShopDomain, now: Timestamp) -> Result<Option<ShopKey>, DataError> {
-        let key = self.sealer.existing_personal_data_key(&self.table, shop, now).await?;
+        let key = self.sealer.existing_personal_data_key(&self.table, shop, now).await.inspect_err(key_failed)?;
         Ok(key.map(|key| ShopKey { key, table: self.table.name().to_owned() }))
     }
 
@@ -599,7 +600,7 @@ impl ShopKey {
 
     /// Opens what [`ShopKey::seal`] sealed there.
     pub(crate) fn open(&self, at: &Key, attribute: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
-        self.key.open(&self.place(at, attribute), sealed)
+        self.key.open(&self.place(at, attribute), sealed).inspect_err(|_| count(Metric::OpenFailed, &[]))
     }
 
     /// A customer's mark: a keyed hash of the id.
@@ -634,6 +635,16 @@ impl ShopKey {
 
     fn place<'a>(&'a self, key: &'a Key, attribute: &'a str) -> Place<'a> {
         Place { table: &self.table, key, attribute, purpose: Purpose::PersonalData }
+    }
+}
+
+/// What KMS refused was counted as that, and what may open later tells of nobody's hand in the table.
+fn key_failed(error: &KeyError) {
+    if let KeyError::Seal(error) = error
+        && !error.is_transient()
+        && !error.is_refusal()
+    {
+        count(Metric::OpenFailed, &[]);
     }
 }
 

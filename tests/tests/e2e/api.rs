@@ -2,6 +2,8 @@
 //!
 //! Every answer is looked up in the OpenAPI document: an undocumented status or field fails the test that met it.
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use gatehouse_core::store::Fence;
 use gatehouse_local::Options;
 use gatehouse_tests::{Harness, sign, until};
@@ -335,6 +337,40 @@ async fn nonsense_gets_a_clear_error() {
     assert_eq!(page.send(Method::POST, "/v1/admin/shop", &json, Some(large)).await.status, 413);
     let answer = page.send(Method::DELETE, "/v1/installation", &[], None).await;
     assert_eq!((answer.status, answer.header("allow")), (405, Some("GET, HEAD, OPTIONS")));
+}
+
+/// Attack: whoever can write to the table changes a record. It is not shown, and the alarm `open-failed` rings for personal
+/// data as it does for tokens.
+#[tokio::test]
+async fn a_changed_record_is_not_shown_and_is_counted() {
+    let page = Page::open(Options::default()).await;
+    let (shop, house) = (page.shop(), &page.harness);
+    assert_eq!(page.get(&shop, "/v1/installation").await.status, 200);
+    let body = json!({
+        "id": 41, "email": "nagi@example.com", "first_name": "Nagi", "last_name": null, "phone": null,
+        "state": "enabled", "updated_at": "2026-11-21T12:00:00Z",
+    });
+    page.deliver(&shop, "customers/create", "changed-41", &body).await;
+    let (pk, sk) = (format!("SHOP#{shop}"), "CUSTOMER#41");
+    let item = until("the customer is mirrored", async || house.item(&pk, sk).await).await;
+    let counted = || {
+        let metric = |line: &str| line.contains("CloudWatchMetrics") && line.contains("OpenFailed");
+        house.logs().lines().any(metric)
+    };
+    assert_eq!(page.get(&shop, "/v1/customers/41").await.status, 200);
+    assert!(!counted());
+    let mut sealed = BASE64_STANDARD.decode(item["sealed"]["B"].as_str().unwrap()).unwrap();
+    *sealed.last_mut().unwrap() ^= 1;
+    let input = json!({
+        "TableName": house.setting("TABLE_NAME"), "Key": { "pk": { "S": pk }, "sk": { "S": sk } },
+        "UpdateExpression": "SET sealed = :changed",
+        "ExpressionAttributeValues": { ":changed": { "B": BASE64_STANDARD.encode(&sealed) } },
+    });
+    house.local.aws().call("dynamodb", "UpdateItem", &input).await.unwrap();
+    let answer = page.get(&shop, "/v1/customers/41").await;
+    assert!(answer.status >= 500 && !answer.text.contains("Nagi"), "{}: {}", answer.status, answer.text);
+    page.logged(&answer).await;
+    assert!(counted() && house.logs().contains("seal_tampered"), "{}", house.logs());
 }
 
 #[tokio::test]
