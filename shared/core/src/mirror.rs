@@ -329,7 +329,8 @@ impl Mirror {
         Fence::hold(&self.table, shop, fenced).await
     }
 
-    /// The customers with this e-mail address or phone number. No personal data leaves: these are ids.
+    /// The customers with this e-mail address or phone number, the first thousand: Shopify gives one to no more than one
+    /// customer of a shop. No personal data leaves: these are ids.
     ///
     /// # Errors
     /// [`DataError`].
@@ -343,11 +344,12 @@ impl Mirror {
         let Some(key) = self.existing_key(shop, now).await? else { return Ok(Vec::new()) };
         let mut ids = Vec::new();
         for hash in key.contacts(email, phone) {
-            for target in self.with_contact(shop, &hash).await? {
-                if let Target::Customer(id) = target {
-                    ids.push(id);
-                }
-            }
+            // Customers come before orders.
+            let (targets, _) = self.with_contact(shop, &hash, None, 1000).await?;
+            ids.extend(targets.into_iter().filter_map(|target| match target {
+                Target::Customer(id) => Some(id),
+                Target::Order(_) => None,
+            }));
         }
         ids.sort_unstable();
         ids.dedup();
@@ -375,10 +377,34 @@ impl Mirror {
         Ok(key.map(|key| ShopKey { key, table: self.table.name().to_owned() }))
     }
 
-    /// The records that a contact's look-up rows name.
-    pub(crate) async fn with_contact(&self, shop: &ShopDomain, hash: &str) -> Result<Vec<Target>, DataError> {
-        let rows = self.table.query_all(&Range::contacts(shop, hash), 10_000).await?;
-        Ok(rows.iter().filter_map(|row| Target::parse(row.key()?.sk().splitn(3, '#').nth(2)?)).collect())
+    /// One page of the records that a contact's look-up rows name: customers first, for rows are read in the order of their
+    /// keys.
+    pub(crate) async fn with_contact(
+        &self,
+        shop: &ShopDomain,
+        hash: &str,
+        after: Option<&Cursor>,
+        limit: u16,
+    ) -> Result<(Vec<Target>, Option<Cursor>), DataError> {
+        let page = self.table.query(&Range::contacts(shop, hash), after, limit).await?;
+        let targets = page.items.iter().filter_map(|row| Target::parse(row.key()?.sk().splitn(3, '#').nth(2)?));
+        Ok((targets.collect(), page.next))
+    }
+
+    /// The orders of guests among these: those that no customer owns.
+    pub(crate) async fn guests_orders(
+        &self,
+        shop: &ShopDomain,
+        key: &ShopKey,
+        among: Vec<Target>,
+    ) -> Result<Vec<Order>, DataError> {
+        let ids = among.into_iter().filter_map(|target| match target {
+            Target::Order(id) => Some(id),
+            Target::Customer(_) => None,
+        });
+        let reads: Vec<_> = ids.map(|id| self.read_order(shop, key, id)).collect();
+        let orders: Vec<_> = stream::iter(reads).buffered(READS).try_collect().await?;
+        Ok(orders.into_iter().flatten().filter(|order| order.customer_id.is_none()).collect())
     }
 
     /// One page of a customer's orders.

@@ -41,8 +41,8 @@ enum At {
     Owned(usize, Option<String>),
     /// From the nth order that the request names.
     Named(usize),
-    /// The guests' orders of the nth contact.
-    Guest(usize),
+    /// The guests' orders of the nth contact, behind this row.
+    Guest(usize, Option<String>),
 }
 
 impl At {
@@ -51,7 +51,7 @@ impl At {
         let (kind, n, row) = (parts.next(), parts.next().and_then(|n| n.parse().ok()).unwrap_or(0), parts.next());
         match kind {
             Some("named") => Self::Named(n),
-            Some("guest") => Self::Guest(n),
+            Some("guest") => Self::Guest(n, row.map(str::to_owned)),
             _ => Self::Owned(n, row.map(str::to_owned)),
         }
     }
@@ -61,7 +61,8 @@ impl At {
             Self::Owned(n, Some(row)) => format!("owned {n} {row}"),
             Self::Owned(n, None) => format!("owned {n}"),
             Self::Named(n) => format!("named {n}"),
-            Self::Guest(n) => format!("guest {n}"),
+            Self::Guest(n, Some(row)) => format!("guest {n} {row}"),
+            Self::Guest(n, None) => format!("guest {n}"),
         }
     }
 }
@@ -93,18 +94,19 @@ impl Orders {
                 }
                 let next = n + usize::from(PAGE);
                 let more = next < subject.order_ids.len();
-                (orders, Some(if more { At::Named(next) } else { At::Guest(0) }))
+                (orders, Some(if more { At::Named(next) } else { At::Guest(0, None) }))
             }
-            At::Guest(n) => match subject.contacts.get(n) {
+            At::Guest(n, row) => match subject.contacts.get(n) {
                 Some(hash) => {
-                    let mut orders = Vec::new();
-                    for target in self.0.with_contact(shop, hash).await? {
-                        let Target::Order(id) = target else { continue };
-                        let first = !subject.order_ids.contains(&id);
-                        let order = self.0.read_order(shop, &key, id).await?;
-                        orders.extend(order.filter(|order| order.customer_id.is_none() && first));
-                    }
-                    (orders, Some(At::Guest(n + 1)))
+                    let row = row.as_deref().and_then(Cursor::parse);
+                    let (targets, next) = self.0.with_contact(shop, hash, row.as_ref(), PAGE).await?;
+                    let mut orders = self.0.guests_orders(shop, &key, targets).await?;
+                    orders.retain(|order| !subject.order_ids.contains(&order.id));
+                    let next = match next {
+                        Some(row) => At::Guest(n, Some(row.as_str().to_owned())),
+                        None => At::Guest(n + 1, None),
+                    };
+                    (orders, Some(next))
                 }
                 None => (Vec::new(), None),
             },
