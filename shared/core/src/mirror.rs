@@ -329,8 +329,8 @@ impl Mirror {
         Fence::hold(&self.table, shop, fenced).await
     }
 
-    /// The customers with this e-mail address or phone number, the first thousand: Shopify gives one to no more than one
-    /// customer of a shop. No personal data leaves: these are ids.
+    /// The customers with this e-mail address or phone number, at most a thousand of each. No personal data leaves: these
+    /// are ids.
     ///
     /// # Errors
     /// [`DataError`].

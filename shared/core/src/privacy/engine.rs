@@ -68,6 +68,14 @@ struct Job {
     writing: Option<Writing>,
 }
 
+impl Job {
+    /// Nothing is done yet.
+    fn new(asked: Asked, triggered_at: Timestamp) -> Self {
+        let (subject, section, after, writing) = (None, None, None, None);
+        Self { asked, triggered_at, subject, section, after, counts: BTreeMap::new(), writing }
+    }
+}
+
 const JOB: &str = "JOB";
 const SEALED: &str = "sealed";
 
@@ -290,9 +298,7 @@ impl Privacy {
             // Nothing may be written into the partition of a shop that is erased.
             let job = match kind {
                 Kind::DataRequest | Kind::CustomerRedact if !fence.is_erased(triggered_at) => {
-                    let (asked, counts) = (asked.clone(), BTreeMap::new());
-                    let (subject, section, after, writing) = (None, None, None, None);
-                    let job = Job { asked, triggered_at, subject, section, after, counts, writing };
+                    let job = Job::new(asked.clone(), triggered_at);
                     let item = seal(&self.mirror.key(&fence, now).await?, shop, id_of, &job, now)?;
                     Some(Write::Put { key: job_key(shop, id_of), item, only_if: None })
                 }
@@ -327,24 +333,48 @@ impl Privacy {
         };
         let plain = key.open(&job_key(shop, id), SEALED, item.need_bytes(SEALED)?)?;
         let mut job: Job = serde_json::from_slice(&plain).map_err(|_| StoreError::Malformed(SEALED))?;
-        if job.subject.is_none() {
-            if id.kind() == Kind::CustomerRedact {
-                // What is written from here on is newer: whom the request is about can be read in peace.
-                let asked = &job.asked;
-                let contacts = key.contacts(asked.email.as_deref(), asked.phone.as_deref());
-                let customers: Vec<u64> = asked.customer_id.into_iter().collect();
-                self.bury(shop, &customers, &asked.orders, &contacts, job.triggered_at, now).await?;
+        loop {
+            let subject = match &job.subject {
+                Some(subject) => subject.clone(),
+                None => {
+                    let subject = self.begin(shop, &key, id, &job, now).await?;
+                    job.subject = Some(subject.clone());
+                    self.save(shop, &key, id, &job, now).await?;
+                    subject
+                }
+            };
+            if id.kind() != Kind::DataRequest {
+                return self.redact(id, &key, job, &subject, budget, now).await;
             }
-            let subject = self.subject(shop, &key, id, &job, now).await?;
-            ledger::concerns(&self.table, shop, id, &subject.marks).await?;
-            job.subject = Some(subject);
+            let (asked, triggered_at) = (job.asked.clone(), job.triggered_at);
+            if let Some(outcome) = self.collect(id, &key, job, &subject, budget, now).await? {
+                return Ok(outcome);
+            }
+            // All that was collected, and whom the mirror knew the customer as, was erased.
+            job = Job::new(asked, triggered_at);
             self.save(shop, &key, id, &job, now).await?;
         }
-        let subject = job.subject.clone().ok_or(StoreError::Malformed("subject"))?;
-        match id.kind() {
-            Kind::DataRequest => self.collect(id, &key, job, &subject, budget, now).await,
-            Kind::CustomerRedact | Kind::ShopRedact => self.redact(id, &key, job, &subject, budget, now).await,
+    }
+
+    /// Finds out whom a request is about.
+    async fn begin(
+        &self,
+        shop: &ShopDomain,
+        key: &ShopKey,
+        id: &RequestId,
+        job: &Job,
+        now: Timestamp,
+    ) -> Result<Subject, DataError> {
+        if id.kind() == Kind::CustomerRedact {
+            // What is written from here on is newer: whom the request is about can be read in peace.
+            let asked = &job.asked;
+            let contacts = key.contacts(asked.email.as_deref(), asked.phone.as_deref());
+            let customers: Vec<u64> = asked.customer_id.into_iter().collect();
+            self.bury(shop, &customers, &asked.orders, &contacts, job.triggered_at, now).await?;
         }
+        let subject = self.subject(shop, key, id, job, now).await?;
+        ledger::concerns(&self.table, shop, id, &subject.marks).await?;
+        Ok(subject)
     }
 
     /// Whom a request is about.
@@ -416,7 +446,7 @@ impl Privacy {
             if section.name() == sections::EXPORTS && job.after.is_none() {
                 // The customer's data is gone. What others have read of it until now they may not write any more, neither
                 // as an export nor as the record of having read it: the sections from here on see all of that.
-                self.close_covered(shop, id, &subject.marks, now).await?;
+                self.close_covered(subject, now).await?;
                 Fence::raise(&self.table, shop, None, self.keep.tombstones(now)).await?;
             }
             let page = section.erase(subject, job.after.as_deref()).await?;
@@ -448,24 +478,20 @@ impl Privacy {
         Ok(Fence::raise(&self.table, shop, None, self.keep.tombstones(now)).await?)
     }
 
-    /// Earlier requests about the same customer that are still open have nothing left to work on.
-    async fn close_covered(
-        &self,
-        shop: &ShopDomain,
-        by: &RequestId,
-        marks: &[String],
-        now: Timestamp,
-    ) -> Result<(), DataError> {
+    /// Data requests about the same customer that are no younger and still open have nothing left to hand out. A younger one
+    /// begins again ([`Privacy::collect`]); another erasure goes on, for it may reach further: to what is newer than this one,
+    /// to orders that it alone names.
+    async fn close_covered(&self, by: &Subject, now: Timestamp) -> Result<(), DataError> {
+        let shop = &by.shop;
         let mut after = None;
         loop {
             let (entries, next) = ledger::list(&self.table, shop, after.as_ref(), 100).await?;
             for entry in entries {
-                let theirs = entry.id.kind() != Kind::ShopRedact
-                    && entry.id != *by
-                    && entry.triggered_at <= now
+                let covered = entry.id.kind() == Kind::DataRequest
+                    && entry.triggered_at <= by.as_of
                     && !entry.state.is_closed()
-                    && entry.marks.iter().any(|mark| marks.contains(mark));
-                if theirs {
+                    && entry.marks.iter().any(|mark| by.marks.contains(mark));
+                if covered {
                     self.close(shop, &entry.id, State::NothingHeld, &Closing::because("customer_erased"), now).await?;
                 }
             }
@@ -476,6 +502,8 @@ impl Privacy {
         }
     }
 
+    /// Goes on with an export. `None` when an erasure of the customer that is older than the request came in between: then it
+    /// begins again, with what has come since.
     async fn collect(
         &self,
         id: &RequestId,
@@ -484,7 +512,7 @@ impl Privacy {
         subject: &Subject,
         budget: &mut Budget,
         now: Timestamp,
-    ) -> Result<Outcome, DataError> {
+    ) -> Result<Option<Outcome>, DataError> {
         let shop = &subject.shop;
         let name = id.to_string();
         let expires = self.keep.exports(now);
@@ -498,13 +526,18 @@ impl Privacy {
             .expires(expires);
         // From here on an erasure of this customer finds the export, finished or not. One that is over took the job.
         let (name, row) = (&name, &row);
+        // What an earlier worker has announced and an erasure taken away is not gone on with.
+        let only_if = &job.writing.is_some().then(Cond::exists);
         let announce = move |fence: Fence| async move {
             if self.table.get(&job_key(shop, id)).await?.is_none() {
                 return Ok(false);
             }
-            let put = Write::Put { key: Key::export(shop, name), item: row.clone(), only_if: None };
-            self.table.transact(vec![put, fence.check()]).await?;
-            Ok::<_, DataError>(true)
+            let put = Write::Put { key: Key::export(shop, name), item: row.clone(), only_if: only_if.clone() };
+            match self.table.transact(vec![put, fence.check()]).await {
+                Ok(()) => Ok(true),
+                Err(StoreError::ConditionFailed { at: 0, .. }) => Ok(false),
+                Err(error) => Err(DataError::from(error)),
+            }
         };
         if !Fence::hold(&self.table, shop, announce).await? {
             return self.give_up(shop, id, &object, now).await;
@@ -526,7 +559,7 @@ impl Privacy {
                 if self.table.get(&Key::export(shop, name)).await?.is_none() {
                     return self.give_up(shop, id, &object, now).await;
                 }
-                return self.pause(shop, key, id, &job, now).await;
+                return self.pause(shop, key, id, &job, now).await.map(Some);
             }
             let page = section.export(subject, job.after.as_deref()).await?;
             writer.page(section.name(), &page.records).await?;
@@ -543,7 +576,7 @@ impl Privacy {
         if job.counts.keys().all(|section| section == "requests") {
             writer.drop_all().await?;
             self.table.delete(&Key::export(shop, name), None).await?;
-            return self.close(shop, id, State::NothingHeld, &Closing::default(), now).await;
+            return self.close(shop, id, State::NothingHeld, &Closing::default(), now).await.map(Some);
         }
         let bytes = writer.finish(&job.counts).await?;
         let size = i64::try_from(bytes).unwrap_or(i64::MAX);
@@ -566,19 +599,24 @@ impl Privacy {
             return self.give_up(shop, id, &object, now).await;
         }
         let closing = Closing { counts: Some(&job.counts), export: Some((bytes, expires)), decision: None };
-        self.close(shop, id, State::Done, &closing, now).await
+        self.close(shop, id, State::Done, &closing, now).await.map(Some)
     }
 
-    /// An erasure came in between: whatever was written of the export goes.
+    /// An erasure came in between: whatever was written of the export goes. It has taken the job of a request that is no
+    /// younger than it; any other begins again: `None`.
     async fn give_up(
         &self,
         shop: &ShopDomain,
         id: &RequestId,
         object: &str,
         now: Timestamp,
-    ) -> Result<Outcome, DataError> {
+    ) -> Result<Option<Outcome>, DataError> {
         export::erase(&self.objects, object).await?;
-        self.close(shop, id, State::NothingHeld, &Closing::because("customer_erased"), now).await
+        let is_closed = ledger::get(&self.table, shop, id).await?.is_none_or(|entry| entry.state.is_closed());
+        if !is_closed && self.table.get(&job_key(shop, id)).await?.is_some() {
+            return Ok(None);
+        }
+        self.close(shop, id, State::NothingHeld, &Closing::because("customer_erased"), now).await.map(Some)
     }
 
     /// Closes a request and forgets its job, in this order: a kill between the two leaves a job that the next worker, or
