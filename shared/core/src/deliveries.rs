@@ -19,7 +19,7 @@ pub enum Seen {
     Fresh,
     /// Applied already: nothing to do.
     Done,
-    /// Another worker is at it: come back later.
+    /// Another worker is at it, or died with it, or it was given up: apply it too, for to apply it twice changes nothing.
     Busy,
 }
 
@@ -85,12 +85,13 @@ pub async fn finish(
     }
 }
 
-/// Nothing of the delivery may stay: its shop is erased.
+/// Nothing of the delivery may stay: its shop is erased, or there is nothing to apply, be it in the end only.
 ///
 /// # Errors
 /// [`StoreError`]; the delivery may then be tried once more.
 pub async fn abandon(table: &Table, shop: &ShopDomain, webhook_id: &str) -> Result<(), StoreError> {
-    match table.delete(&Key::delivery(shop, webhook_id), Some(Cond::text("state", WORKING))).await {
+    let only_if = Cond::text("state", WORKING).or(Cond::text("state", GIVEN_UP));
+    match table.delete(&Key::delivery(shop, webhook_id), Some(only_if)).await {
         Ok(_) | Err(StoreError::ConditionFailed { .. }) => Ok(()),
         Err(error) => Err(error),
     }

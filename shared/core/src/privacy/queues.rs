@@ -1,16 +1,19 @@
 //! The queues, as privacy needs them: sending a request's message again, and walking through the dead letters.
 //!
 //! SQS shows a dead letter only by hiding it for a while, so a walk hides them all, looks at each, deletes what it must,
-//! and lets the others go again.
+//! and lets the others go again. What another walk, or an operator, has in hand meanwhile it cannot see; so it says whether
+//! it has seen the whole, and who must be sure comes again.
 //!
 //! It must never: leave a dead letter hidden for longer than the walk, or log what one says.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sqs::types::{ChangeMessageVisibilityBatchRequestEntry, QueueAttributeName};
 use serde_json::Value;
+use tokio::sync::Mutex;
 
 use super::DataError;
 
@@ -27,19 +30,22 @@ pub struct Queues {
     client: Client,
     privacy: String,
     events: String,
+    /// One walk at a time in a process.
+    walking: Arc<Mutex<()>>,
 }
 
 /// What a walk found.
-#[derive(Default)]
 pub(crate) struct Walk {
     pub(crate) deleted: u64,
     pub(crate) found: Vec<Value>,
+    /// No letter was hidden by anybody else. As far as SQS can tell: its numbers are of up to a minute ago.
+    pub(crate) whole: bool,
 }
 
 impl Queues {
     /// By the URLs of the two source queues; their dead-letter queues are what their redrive policies name.
     pub fn new(client: Client, privacy: impl Into<String>, events: impl Into<String>) -> Self {
-        Self { client, privacy: privacy.into(), events: events.into() }
+        Self { client, privacy: privacy.into(), events: events.into(), walking: Arc::default() }
     }
 
     /// Sends a message to the privacy queue.
@@ -55,18 +61,21 @@ impl Queues {
         keep: bool,
         wanted: impl Fn(&Value) -> bool + Sync,
     ) -> Result<Walk, DataError> {
+        let _alone = self.walking.lock().await;
         let mut urls = Vec::new();
         for source in [&self.privacy, &self.events] {
             // Both may name the same.
             urls.extend(self.dead_letter_queue(source).await?.filter(|url| !urls.contains(url)));
         }
-        let mut walk = Walk::default();
+        let mut walk = Walk { deleted: 0, found: Vec::new(), whole: true };
         for url in urls {
             let mut hidden = Vec::new();
             let walked = self.walk(&url, keep, &wanted, &mut walk, &mut hidden).await;
+            let out_of_sight = self.out_of_sight(&url).await;
             // Also after a failure: an operator must find the letters that are nobody's business here.
             self.show_again(&url, &hidden).await?;
             walked?;
+            walk.whole &= hidden.len() < MOST && out_of_sight? <= hidden.len();
         }
         Ok(walk)
     }
@@ -111,6 +120,19 @@ impl Queues {
         Ok(())
     }
 
+    /// How many messages are hidden just now, by whomever.
+    async fn out_of_sight(&self, url: &str) -> Result<usize, DataError> {
+        let name = QueueAttributeName::ApproximateNumberOfMessagesNotVisible;
+        let number = self.attribute(url, name).await?.and_then(|number| number.parse().ok());
+        number.ok_or_else(|| DataError::Queue("NoNumber".to_owned()))
+    }
+
+    async fn attribute(&self, url: &str, name: QueueAttributeName) -> Result<Option<String>, DataError> {
+        let asked = self.client.get_queue_attributes().queue_url(url).attribute_names(name.clone());
+        let attributes: HashMap<_, _> = asked.send().await.map_err(|e| refused(&e))?.attributes.unwrap_or_default();
+        Ok(attributes.get(&name).cloned())
+    }
+
     async fn show_again(&self, url: &str, handles: &[String]) -> Result<(), DataError> {
         for ten in handles.chunks(10) {
             let entries = ten.iter().enumerate().map(|(n, handle)| {
@@ -128,17 +150,8 @@ impl Queues {
     }
 
     async fn dead_letter_queue(&self, source: &str) -> Result<Option<String>, DataError> {
-        let answer = self
-            .client
-            .get_queue_attributes()
-            .queue_url(source)
-            .attribute_names(QueueAttributeName::RedrivePolicy)
-            .send()
-            .await
-            .map_err(|e| refused(&e))?;
-        let attributes: HashMap<_, _> = answer.attributes.unwrap_or_default();
-        let policy = attributes.get(&QueueAttributeName::RedrivePolicy).map_or("", String::as_str);
-        let policy: Value = serde_json::from_str(policy).unwrap_or_default();
+        let policy = self.attribute(source, QueueAttributeName::RedrivePolicy).await?.unwrap_or_default();
+        let policy: Value = serde_json::from_str(&policy).unwrap_or_default();
         let arn = policy.get("deadLetterTargetArn").and_then(Value::as_str).unwrap_or_default();
         // arn:aws:sqs:{region}:{account}:{name}
         let mut parts = arn.splitn(6, ':').skip(4);

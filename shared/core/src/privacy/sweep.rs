@@ -24,7 +24,7 @@ use crate::mirror::ShopKey;
 use crate::queue::{Body, Envelope};
 use crate::store::Key;
 
-/// How long after an erasure: longer than five tries of a message take (each is hidden for an hour and a half), with margin.
+/// How long after an erasure: longer than five tries of a message take (each is hidden for half an hour), with margin.
 pub(crate) const AFTER_SECS: i64 = 24 * 60 * 60;
 /// Bodies on one page: each may be some megabytes.
 const BODIES: i32 = 10;
@@ -39,8 +39,8 @@ struct Facts {
 }
 
 impl Privacy {
-    /// Deletes what of this shop failed since and is as old as an erasure. Returns how much; `None` when the budget, which
-    /// counts pages, ran out. Safe to repeat.
+    /// Deletes what of this shop failed since and is as old as an erasure. Returns how much; `None` when it must be done again:
+    /// the budget, which counts pages, ran out, or letters were hidden by somebody else. Safe to repeat.
     pub(super) async fn sweep(
         &self,
         shop: &ShopDomain,
@@ -59,7 +59,7 @@ impl Privacy {
             }
             false
         };
-        self.queues.dead_letters(true, look).await?;
+        let mut whole = self.queues.dead_letters(true, look).await?.whole;
         let mut gone = HashSet::new();
         for letter in facts.into_inner().unwrap_or_else(PoisonError::into_inner) {
             if self.is_gone(shop, &letter, erased_at).await? {
@@ -72,12 +72,14 @@ impl Privacy {
                 let id = letter.get("webhook_id").and_then(Value::as_str).unwrap_or_default();
                 letter.get("shop").and_then(Value::as_str) == Some(shop.as_str()) && gone.contains(id)
             };
-            swept += self.queues.dead_letters(false, wanted).await?.deleted;
+            let walk = self.queues.dead_letters(false, wanted).await?;
+            swept += walk.deleted;
+            whole &= walk.whole;
         }
         let mut after: Option<String> = None;
         loop {
             let page = self.objects.list(&Objects::deliveries(shop), after.as_deref(), BODIES).await?;
-            let Some((last, _)) = page.last() else { return Ok(Some(swept)) };
+            let Some((last, _)) = page.last() else { return Ok(whole.then_some(swept)) };
             after = Some(last.clone());
             if !budget.spend() {
                 return Ok(None);
