@@ -226,7 +226,7 @@ impl Privacy {
 
     /// What a worker left that was killed after another had closed the request, or while an erasure closed it: S3 knows no
     /// transaction with the table, so the message is acknowledged only when nothing is there any more.
-    async fn clear_up(&self, shop: &ShopDomain, id: &RequestId) -> Result<(), DataError> {
+    pub(super) async fn clear_up(&self, shop: &ShopDomain, id: &RequestId) -> Result<(), DataError> {
         match id.kind() {
             Kind::DataRequest => {
                 let name = id.to_string();
@@ -328,7 +328,9 @@ impl Privacy {
     ) -> Result<Outcome, DataError> {
         let job = self.table.get(&job_key(shop, id)).await?;
         let (Some(item), Some(key)) = (job, self.mirror.existing_key(shop, now).await?) else {
-            // Only an erasure takes a job, or the key, away before it is closed: there is nothing left to do it on.
+            // Only an erasure takes a job, or the key, away before it is closed: there is nothing left to do it on. A worker
+            // that was killed may have written of its export what the erasure came too early for.
+            self.clear_up(shop, id).await?;
             return self.close(shop, id, State::NothingHeld, &Closing::because("shop_erased"), now).await;
         };
         let plain = key.open(&job_key(shop, id), SEALED, item.need_bytes(SEALED)?)?;

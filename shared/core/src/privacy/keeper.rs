@@ -228,6 +228,7 @@ impl Privacy {
         let jobless = entry.id.kind() != Kind::ShopRedact && self.table.get(&job_key(shop, &entry.id)).await?.is_none();
         if jobless {
             // Its job went with the shop.
+            self.clear_up(shop, &entry.id).await?;
             self.close(shop, &entry.id, State::NothingHeld, &Closing::because("shop_erased"), now).await?;
             return Ok(false);
         }
