@@ -135,6 +135,17 @@ impl Target {
     }
 }
 
+/// Whom and what an erasure buries.
+pub(crate) struct Graves<'a> {
+    pub(crate) customers: &'a [u64],
+    pub(crate) orders: &'a [u64],
+    /// Keyed hashes under which no guest's order comes back.
+    pub(crate) contacts: &'a [String],
+    /// Keyed hashes under which no customer comes back: those by which alone the request names somebody. The other contacts
+    /// of an erased customer may be a neighbour's too.
+    pub(crate) addresses: &'a [String],
+}
+
 /// A tombstone that a write must be newer than, and which of its times count.
 struct Stone {
     key: Key,
@@ -168,13 +179,51 @@ impl Mirror {
             let key = self.key(&fence, now).await?;
             let contacts = key.contacts(customer.email.as_deref(), customer.phone.as_deref());
             let mark = key.customer(customer.id);
-            let stones = vec![Stone { key: Key::gone(shop, "CUSTOMER", &mark), counts: &[DELETED_AT, REDACTED_AT] }];
+            let mut stones = vec![Stone { key: Key::gone(shop, "CUSTOMER", &mark), counts: &[DELETED_AT, REDACTED_AT] }];
+            // Whom a request names by an address alone may not have been mirrored yet when they were erased.
+            stones.extend(contacts.iter().map(|hash| address_stone(shop, hash)));
             let version = Version::new(at, triggered_at, &key.content(content));
             let item = self.item(target, shop, &key, content, &version, &contacts, self.keep.customers(now), now)?;
-            let applied = self.put(&fence, target, item, version, &stones, now).await?;
+            let applied = self.put(&fence, target, item, version.clone(), &stones, now).await?;
+            if applied == Applied::Gone {
+                self.bury_by_address(&fence, &key, customer.id, &version, &stones[1..], now).await?;
+            }
             Ok((applied, Some(mark).filter(|_| applied != Applied::Gone)))
         })
         .await
+    }
+
+    /// A state that an erasure by address covers says whose address it was: the erasure takes the customer, too, and what was
+    /// mirrored of them before. Not one whom a newer state is known of, under whatever address: they were not found by it.
+    async fn bury_by_address(
+        &self,
+        fence: &Fence,
+        key: &ShopKey,
+        id: u64,
+        version: &Version,
+        stones: &[Stone],
+        now: Timestamp,
+    ) -> Result<(), DataError> {
+        let shop = fence.shop();
+        let Some(gone) = self.gone_at(stones).await?.filter(|gone| version.time() <= *gone) else { return Ok(()) };
+        let stored = self.table.get(&Key::customer(shop, id)).await?;
+        if stored.as_ref().map(stored_version).transpose()?.is_some_and(|stored| stored > *version) {
+            return Ok(());
+        }
+        self.bury(fence, Key::gone(shop, "CUSTOMER", &key.customer(id)), REDACTED_AT, gone, now).await?;
+        let mut after = None;
+        loop {
+            let (orders, next) = self.orders_of(shop, key, id, after.as_ref(), 100).await?;
+            for order in orders {
+                self.remove(shop, Target::Order(order.id), gone).await?;
+            }
+            after = next;
+            if after.is_none() {
+                break;
+            }
+        }
+        self.remove(shop, Target::Customer(id), gone).await?;
+        Ok(())
     }
 
     /// Stores an order, as [`Mirror::put_customer`] does a customer.
@@ -449,17 +498,16 @@ impl Mirror {
     pub(crate) async fn bury_redacted(
         &self,
         fence: &Fence,
-        customers: &[u64],
-        orders: &[u64],
-        contacts: &[String],
+        graves: &Graves<'_>,
         at: Timestamp,
         now: Timestamp,
     ) -> Result<(), DataError> {
         let (shop, key) = (fence.shop(), self.key(fence, now).await?);
-        let customers = customers.iter().map(|id| Key::gone(shop, "CUSTOMER", &key.customer(*id)));
-        let orders = orders.iter().map(|id| Key::gone(shop, "ORDER", &key.order(*id)));
-        let contacts = contacts.iter().map(|hash| Key::gone(shop, "CONTACT", hash));
-        let mut stones: Vec<_> = customers.chain(orders).chain(contacts).collect();
+        let customers = graves.customers.iter().map(|id| Key::gone(shop, "CUSTOMER", &key.customer(*id)));
+        let orders = graves.orders.iter().map(|id| Key::gone(shop, "ORDER", &key.order(*id)));
+        let contacts = graves.contacts.iter().map(|hash| Key::gone(shop, "CONTACT", hash));
+        let addresses = graves.addresses.iter().map(|hash| Key::gone(shop, "ADDRESS", hash));
+        let mut stones: Vec<_> = customers.chain(orders).chain(contacts).chain(addresses).collect();
         stones.sort_unstable_by(|a, b| a.sk().cmp(b.sk()));
         stones.dedup();
         for some in stones.chunks(STONES) {
@@ -610,6 +658,10 @@ impl Mirror {
         let plain = key.open(&at, SEALED, item.need_bytes(SEALED)?)?;
         serde_json::from_slice(&plain).map_err(|_| StoreError::Malformed(SEALED).into())
     }
+}
+
+fn address_stone(shop: &ShopDomain, hash: &str) -> Stone {
+    Stone { key: Key::gone(shop, "ADDRESS", hash), counts: &[REDACTED_AT] }
 }
 
 /// A shop's `personal-data` key with what privacy does by it.

@@ -34,7 +34,7 @@ pub use keeper::{OpenRequest, Retired};
 pub use ledger::{Entry, State};
 pub use objects::Objects;
 pub use queues::Queues;
-pub use request::{Kind, RequestId};
+pub use request::{Address, Kind, RequestId};
 
 /// Why personal data could not be read, written, collected or erased. No variant carries any of it.
 #[derive(Debug, thiserror::Error)]

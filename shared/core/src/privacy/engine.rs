@@ -20,7 +20,7 @@ use super::{Budget, DataError, Retention, export, sections};
 use crate::audit::{self, Actor};
 use crate::aws;
 use crate::config::{AppSettings, QueueSettings, TableSettings};
-use crate::mirror::{Mirror, ShopKey, WRITTEN_AT};
+use crate::mirror::{Graves, Mirror, ShopKey, WRITTEN_AT};
 use crate::queue::{Body, Envelope, QueueError, Source, Version};
 use crate::seal::{Bounds, Sealer};
 use crate::store::{Cond, Cursor, Due, Fence, Item, Key, StoreError, Table, Write};
@@ -369,10 +369,15 @@ impl Privacy {
     ) -> Result<Subject, DataError> {
         if id.kind() == Kind::CustomerRedact {
             // What is written from here on is newer: whom the request is about can be read in peace.
-            let asked = &job.asked;
+            let (asked, address) = (&job.asked, job.asked.address());
             let contacts = key.contacts(asked.email.as_deref(), asked.phone.as_deref());
-            let customers: Vec<u64> = asked.customer_id.into_iter().collect();
-            self.bury(shop, &customers, &asked.orders, &contacts, job.triggered_at, now).await?;
+            let graves = Graves {
+                customers: asked.customer_id.as_slice(),
+                orders: &asked.orders,
+                contacts: &contacts,
+                addresses: &address.map(|by| key.contacts(by.email(), by.phone())).unwrap_or_default(),
+            };
+            self.bury(shop, &graves, job.triggered_at, now).await?;
         }
         let subject = self.subject(shop, key, id, job, now).await?;
         ledger::concerns(&self.table, shop, id, &subject.marks).await?;
@@ -389,13 +394,11 @@ impl Privacy {
         now: Timestamp,
     ) -> Result<Subject, DataError> {
         let asked = &job.asked;
-        let customer_ids = match (asked.customer_id, &asked.email) {
-            (Some(id), _) => vec![id],
-            // The phone number alone only where there is no address: two people may share a phone, and nobody may
-            // receive, or lose, another's data.
-            (None, Some(email)) => self.mirror.customers_by_contact(shop, Some(email), None, now).await?,
-            (None, None) => self.mirror.customers_by_contact(shop, None, asked.phone.as_deref(), now).await?,
-        };
+        let address = asked.address();
+        let mut customer_ids: Vec<u64> = asked.customer_id.into_iter().collect();
+        if let Some(address) = &address {
+            customer_ids = self.mirror.customers_by_contact(shop, address.email(), address.phone(), now).await?;
+        }
         let mut emails: Vec<String> = asked.email.iter().cloned().collect();
         let mut phones: Vec<String> = asked.phone.iter().cloned().collect();
         for id in &customer_ids {
@@ -416,6 +419,7 @@ impl Privacy {
             shop: shop.clone(),
             marks: customer_ids.iter().map(|id| key.customer(*id)).collect(),
             customer_ids,
+            address,
             order_ids: asked.orders.clone(),
             emails,
             phones,
@@ -437,8 +441,9 @@ impl Privacy {
         let shop = &subject.shop;
         if job.section.is_none() {
             // Tombstones first: from here on nothing as old as the request is stored, so the pages below see all there is.
-            let Subject { customer_ids, order_ids, contacts, as_of, .. } = subject;
-            self.bury(shop, customer_ids, order_ids, contacts, *as_of, now).await?;
+            let Subject { customer_ids, order_ids, contacts, .. } = subject;
+            let graves = Graves { customers: customer_ids, orders: order_ids, contacts, addresses: &[] };
+            self.bury(shop, &graves, subject.as_of, now).await?;
         }
         let mut at = self.registry.position(job.section.as_deref()).unwrap_or(0);
         while let Some(section) = self.registry.sections().get(at) {
@@ -467,15 +472,11 @@ impl Privacy {
     async fn bury(
         &self,
         shop: &ShopDomain,
-        customers: &[u64],
-        orders: &[u64],
-        contacts: &[String],
+        graves: &Graves<'_>,
         at: Timestamp,
         now: Timestamp,
     ) -> Result<(), DataError> {
-        let bury = move |fence: Fence| async move {
-            self.mirror.bury_redacted(&fence, customers, orders, contacts, at, now).await
-        };
+        let bury = move |fence: Fence| async move { self.mirror.bury_redacted(&fence, graves, at, now).await };
         Fence::hold(&self.table, shop, bury).await?;
         Ok(Fence::raise(&self.table, shop, None, self.keep.tombstones(now)).await?)
     }

@@ -65,7 +65,44 @@ pub(crate) struct Asked {
     pub(crate) data_request: Option<u64>,
 }
 
+/// By what a request names a customer when it gives no id.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Address {
+    /// The e-mail address.
+    Email(String),
+    /// The phone number, where there is no address: two people may share a phone, and nobody may receive, or lose,
+    /// another's data.
+    Phone(String),
+}
+
+impl Address {
+    /// The e-mail address, if it is one.
+    pub fn email(&self) -> Option<&str> {
+        match self {
+            Self::Email(email) => Some(email),
+            Self::Phone(_) => None,
+        }
+    }
+
+    /// The phone number, if it is one.
+    pub fn phone(&self) -> Option<&str> {
+        match self {
+            Self::Email(_) => None,
+            Self::Phone(phone) => Some(phone),
+        }
+    }
+}
+
 impl Asked {
+    /// What names the customer where no id does.
+    pub(crate) fn address(&self) -> Option<Address> {
+        match (self.customer_id, &self.email, &self.phone) {
+            (Some(_), _, _) | (None, None, None) => None,
+            (None, Some(email), _) => Some(Address::Email(email.clone())),
+            (None, None, Some(phone)) => Some(Address::Phone(phone.clone())),
+        }
+    }
+
     /// Reads the body of a privacy topic.
     pub(crate) fn parse(kind: Kind, text: &str) -> Result<Self, DataError> {
         let notice = Notice::parse(kind.topic(), text).map_err(|bad| DataError::Payload(bad.code()))?;

@@ -62,7 +62,8 @@ impl Key {
     }
 
     /// The tombstone of what was deleted or erased: what arrives late must not bring it back. `mark` is a keyed hash, since
-    /// a tombstone outlives what it stands for; `kind` is `CUSTOMER`, `ORDER` or `CONTACT`.
+    /// a tombstone outlives what it stands for; `kind` is `CUSTOMER`, `ORDER`, `CONTACT` (of an
+    /// erased customer, for guests' orders) or `ADDRESS` (by which alone somebody was erased, for customers).
     pub fn gone(shop: &ShopDomain, kind: &'static str, mark: &str) -> Self {
         Self::of_shop(shop, format!("GONE#{kind}#{}", bounded(mark)))
     }
