@@ -697,11 +697,9 @@ impl ShopKey {
 
     /// Keyed hashes of an e-mail address (whatever its case) and of a phone number (whatever its punctuation).
     pub(crate) fn contacts(&self, email: Option<&str>, phone: Option<&str>) -> Vec<String> {
-        let email = email.map(|email| email.trim().to_lowercase()).filter(|email| !email.is_empty());
-        let phone = phone.map(|phone| phone.chars().filter(char::is_ascii_digit).collect::<String>());
-        let phone = phone.filter(|digits| !digits.is_empty());
-        let email = email.map(|email| self.short("email", &email));
-        email.into_iter().chain(phone.map(|digits| self.short("phone", &digits))).collect()
+        let email = email.and_then(plain_email).map(|email| self.short("email", &email));
+        let phone = phone.and_then(plain_phone).map(|digits| self.short("phone", &digits));
+        email.into_iter().chain(phone).collect()
     }
 
     /// 128 bits are enough to tell a shop's customers apart, and halve the look-up rows.
@@ -724,6 +722,16 @@ fn key_failed(error: &KeyError) {
     {
         count(Metric::OpenFailed, &[]);
     }
+}
+
+/// An e-mail address as it is compared; `None` for an empty one.
+pub(crate) fn plain_email(email: &str) -> Option<String> {
+    Some(email.trim().to_lowercase()).filter(|email| !email.is_empty())
+}
+
+/// A phone number as it is compared: its digits; `None` when it has none.
+pub(crate) fn plain_phone(phone: &str) -> Option<String> {
+    Some(phone.chars().filter(char::is_ascii_digit).collect::<String>()).filter(|digits| !digits.is_empty())
 }
 
 fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, DataError> {

@@ -8,6 +8,8 @@ use gatehouse_shopify::{ShopDomain, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::DataError;
+use super::request::{Address, Kind};
+use crate::mirror::{plain_email, plain_phone};
 
 /// The customer whom a request is about, as far as Shopify says and the mirror knows. `Debug` shows the shop alone.
 #[derive(Clone, Serialize, Deserialize)]
@@ -17,6 +19,9 @@ pub struct Subject {
     /// The request's customer id; or, when it names none, the ids of all mirrored customers with its e-mail address (or
     /// phone number, when there is no address either).
     pub customer_ids: Vec<u64>,
+    /// By what the request names the customer, when it names no id.
+    #[serde(default)]
+    pub address: Option<Address>,
     /// Orders that the request names.
     pub order_ids: Vec<u64>,
     /// E-mail addresses: the request's and the mirrored ones.
@@ -39,29 +44,50 @@ impl Subject {
         marks.split(' ').any(|mark| self.marks.iter().any(|own| own == mark))
     }
 
-    /// True when a delivery's body is about this customer: theirs by id, or by contact where the body names no customer.
-    pub fn is_in_body(&self, body: &serde_json::Value) -> bool {
+    /// True when a delivery's body is about this customer: theirs by id, or by contact where the body names no customer. An
+    /// account's own record is that account's, whoever shares its address: theirs by id, or by what the request names them by
+    /// in place of an id. `topic` is empty where nobody knows it.
+    pub fn is_in_body(&self, topic: &str, body: &serde_json::Value) -> bool {
         let id = |value: Option<&serde_json::Value>| value.and_then(serde_json::Value::as_u64);
         let customer = body.get("customer").filter(|customer| !customer.is_null());
         if let Some(owner) = id(customer.and_then(|customer| customer.get("id"))) {
             return self.customer_ids.contains(&owner);
         }
+        if let Some(own) = account_of(topic, body) {
+            let (email, phone) = match &self.address {
+                Some(by) => (by.email(), by.phone()),
+                None => (None, None),
+            };
+            return self.customer_ids.contains(&own) || names(body, email.as_slice(), phone.as_slice());
+        }
         if id(body.get("id")).is_some_and(|own| self.customer_ids.contains(&own) || self.order_ids.contains(&own)) {
             return true;
         }
-        let places = [Some(body), customer];
-        let mut contacts = places.into_iter().flatten().flat_map(|place| {
-            ["email", "contact_email", "phone"].into_iter().filter_map(|name| place.get(name)?.as_str())
-        });
-        contacts
-            .any(|contact| self.emails.iter().chain(&self.phones).any(|own| own.eq_ignore_ascii_case(contact.trim())))
+        [Some(body), customer].into_iter().flatten().any(|place| names(place, &self.emails, &self.phones))
     }
 
     /// True when a body is about this customer and, by its own time or else by `otherwise`, no newer than the request: what
     /// an erasure takes. Whoever orders again later is a customer anew, also while that order still waits somewhere.
-    pub(crate) fn covers(&self, body: &serde_json::Value, otherwise: Option<Timestamp>) -> bool {
-        self.is_in_body(body) && told_at(body).or(otherwise).is_none_or(|at| at <= self.as_of)
+    pub(crate) fn covers(&self, topic: &str, body: &serde_json::Value, otherwise: Option<Timestamp>) -> bool {
+        self.is_in_body(topic, body) && told_at(body).or(otherwise).is_none_or(|at| at <= self.as_of)
     }
+}
+
+/// Whose own record a body is, by its global id or by its topic.
+pub(crate) fn account_of(topic: &str, body: &serde_json::Value) -> Option<u64> {
+    let gid = body.get("admin_graphql_api_id").and_then(serde_json::Value::as_str).unwrap_or_default();
+    let by_topic = topic.starts_with("customers/") && Kind::of_topic(topic).is_none();
+    let own = body.get("id").and_then(serde_json::Value::as_u64);
+    own.filter(|_| by_topic || gid.starts_with("gid://shopify/Customer/"))
+}
+
+/// True when a body has one of these e-mail addresses or phone numbers, compared as the mirror's look-up rows are.
+fn names(body: &serde_json::Value, emails: &[impl AsRef<str>], phones: &[impl AsRef<str>]) -> bool {
+    let text = |name: &str| body.get(name).and_then(serde_json::Value::as_str);
+    let mut told = [text("email"), text("contact_email")].into_iter().flatten().filter_map(plain_email);
+    let phone = text("phone").and_then(plain_phone);
+    told.any(|told| emails.iter().any(|own| plain_email(own.as_ref()).as_ref() == Some(&told)))
+        || phone.is_some_and(|told| phones.iter().any(|own| plain_phone(own.as_ref()).as_ref() == Some(&told)))
 }
 
 /// When what a body tells of was so, where it says it: what the mirror orders by.
@@ -169,6 +195,7 @@ mod tests {
         Subject {
             shop: ShopDomain::parse("one.myshopify.com").unwrap(),
             customer_ids: vec![191_167],
+            address: None,
             order_ids: vec![299_938],
             emails: vec!["john@example.com".to_owned()],
             phones: vec!["555-625-1199".to_owned()],
@@ -187,16 +214,32 @@ mod tests {
             json!({"id": 5, "customer": {"id": 191_167}}),
             json!({"id": 5, "customer": null, "contact_email": "John@Example.com"}),
             json!({"shop_id": 1, "customer": {"email": "john@example.com"}}),
+            json!({"id": 5, "phone": "+(555) 625 1199"}),
         ] {
-            assert!(john().is_in_body(&theirs), "{theirs}");
+            assert!(john().is_in_body("", &theirs), "{theirs}");
         }
         for other in [
             json!({"id": 5, "customer": {"id": 6, "email": "john@example.com"}, "email": "john@example.com"}),
             json!({"id": 191_168, "email": "mary@example.com"}),
+            json!({"id": 191_168, "admin_graphql_api_id": "gid://shopify/Customer/191168", "email": "john@example.com"}),
+            json!({"id": 5, "email": "555-625-1199", "phone": ""}),
             json!([191_167]),
             json!(null),
         ] {
-            assert!(!john().is_in_body(&other), "{other}");
+            assert!(!john().is_in_body("", &other), "{other}");
+        }
+        let sharing = json!({"id": 191_168, "email": "John@example.com", "phone": "555 6251199"});
+        assert!(!john().is_in_body("customers/update", &sharing), "a neighbour with the same contacts");
+        assert!(john().is_in_body("orders/create", &sharing), "a guest");
+        let asked = json!({"shop_id": 1, "customer": {"email": "john@example.com"}, "id": 7});
+        assert!(john().is_in_body("customers/redact", &asked), "a request is no account's record");
+        for (address, theirs) in [
+            (Address::Email("john@example.com".to_owned()), true),
+            (Address::Phone("(555) 6251199".to_owned()), true),
+            (Address::Email("mary@example.com".to_owned()), false),
+        ] {
+            let by_address = Subject { address: Some(address), ..john() };
+            assert_eq!(by_address.is_in_body("customers/update", &sharing), theirs, "whom the mirror does not know yet");
         }
         assert!(john().is_in("bb aa11") && !john().is_in("aa") && !john().is_in(""));
     }
@@ -205,7 +248,7 @@ mod tests {
         #[test]
         fn nonsense_bodies_are_nobodys(text in "\\PC{0,40}") {
             let body = json!({"customer": text, "id": text, "email": [text]});
-            prop_assert!(!john().is_in_body(&body));
+            prop_assert!(!john().is_in_body(&text, &body));
         }
     }
 }

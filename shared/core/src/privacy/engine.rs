@@ -89,7 +89,7 @@ impl Privacy {
             .with(sections::Customers(mirror.clone()))
             .with(sections::Deliveries(table.clone()))
             .with(sections::WaitingBodies(objects.clone()))
-            .with(sections::DeadLetters(queues.clone()))
+            .with(sections::DeadLetters { queues: queues.clone(), table: table.clone() })
             .with(sections::Exports { table: table.clone(), objects: objects.clone() })
             .with(sections::Audits(table.clone()))
             .with(sections::Requests(table.clone()));
@@ -270,7 +270,7 @@ impl Privacy {
         now: Timestamp,
     ) -> Result<RequestId, DataError> {
         let shop = &envelope.shop;
-        let by_delivery = format!("delivery.{}", envelope.webhook_id);
+        let by_delivery = ledger::by_delivery(&envelope.webhook_id);
         if let Some(id) = ledger::find(&self.table, shop, kind, &by_delivery).await? {
             return Ok(id);
         }

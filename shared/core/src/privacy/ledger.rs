@@ -172,6 +172,11 @@ fn key(shop: &ShopDomain, id: &RequestId) -> Key {
     Key::ledger(shop, id.received(), id.kind().topic(), id.key())
 }
 
+/// The name under which a repeat of this delivery comes.
+pub(crate) fn by_delivery(webhook_id: &str) -> String {
+    format!("delivery.{webhook_id}")
+}
+
 /// The entry that a repeat under this name belongs to.
 pub(crate) async fn find(
     table: &Table,

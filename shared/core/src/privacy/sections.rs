@@ -4,6 +4,9 @@
 //! Each is one [`PersonalData`], and the mirror is the model for an app's own: pages, cursors, nothing that a second call
 //! could break.
 
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use gatehouse_shopify::{ShopDomain, Timestamp};
@@ -12,7 +15,7 @@ use serde_json::{Value, json};
 use super::data::{ErasePage, ExportPage, PersonalData, Subject};
 use super::objects::Objects;
 use super::queues::Queues;
-use super::request::RequestId;
+use super::request::{Kind, RequestId};
 use super::{DataError, export, ledger};
 use crate::clock;
 use crate::mirror::{Mirror, Order, Target};
@@ -262,7 +265,7 @@ impl PersonalData for WaitingBodies {
 
     fn export<'a>(&'a self, subject: &'a Subject, after: Option<&'a str>) -> Exported<'a> {
         async move {
-            let (found, next) = self.pick(subject, after, |body| subject.is_in_body(body)).await?;
+            let (found, next) = self.pick(subject, after, |body| subject.is_in_body("", body)).await?;
             Ok(ExportPage { records: found.into_iter().map(|(_, body)| body).collect(), next })
         }
         .boxed()
@@ -271,7 +274,7 @@ impl PersonalData for WaitingBodies {
     fn erase<'a>(&'a self, subject: &'a Subject, after: Option<&'a str>) -> Erased<'a> {
         async move {
             // A body that does not say when it was so goes: better a delivery less than personal data that stays.
-            let (found, next) = self.pick(subject, after, |body| subject.covers(body, None)).await?;
+            let (found, next) = self.pick(subject, after, |body| subject.covers("", body, None)).await?;
             for (key, _) in &found {
                 self.0.delete(key).await?;
             }
@@ -306,7 +309,20 @@ async fn erase_objects(
 }
 
 /// Messages that failed too often and wait for an operator.
-pub struct DeadLetters(pub Queues);
+pub struct DeadLetters {
+    /// The queues.
+    pub queues: Queues,
+    /// The table, whose ledger knows which requests were taken in.
+    pub table: Table,
+}
+
+fn topic_of(letter: &Value) -> &str {
+    letter.get("topic").and_then(Value::as_str).unwrap_or_default()
+}
+
+fn webhook_id_of(letter: &Value) -> &str {
+    letter.get("webhook_id").and_then(Value::as_str).unwrap_or_default()
+}
 
 /// The body that a dead letter carries, if it is one of this shop's.
 fn body_of(shop: &ShopDomain, letter: &Value) -> Option<Value> {
@@ -321,8 +337,10 @@ impl PersonalData for DeadLetters {
 
     fn export<'a>(&'a self, subject: &'a Subject, _after: Option<&'a str>) -> Exported<'a> {
         async move {
-            let theirs = |letter: &Value| body_of(&subject.shop, letter).is_some_and(|body| subject.is_in_body(&body));
-            let walk = self.0.dead_letters(true, theirs).await?;
+            let theirs = |letter: &Value| {
+                body_of(&subject.shop, letter).is_some_and(|body| subject.is_in_body(topic_of(letter), &body))
+            };
+            let walk = self.queues.dead_letters(true, theirs).await?;
             let records = walk.found.iter().map(|letter| {
                 json!({"topic": letter.get("topic"), "received_at": letter.get("received_at"),
                     "body": body_of(&subject.shop, letter)})
@@ -337,10 +355,34 @@ impl PersonalData for DeadLetters {
             let theirs = |letter: &Value| {
                 let time = |name| letter.get(name).and_then(Value::as_str).and_then(Timestamp::parse_rfc3339);
                 let told = time("triggered_at").or_else(|| time("received_at"));
-                body_of(&subject.shop, letter).is_some_and(|body| subject.covers(&body, told))
+                body_of(&subject.shop, letter).is_some_and(|body| subject.covers(topic_of(letter), &body, told))
             };
-            let walk = self.0.dead_letters(false, theirs).await?;
-            Ok(ErasePage { erased: walk.deleted, next: None })
+            // A request that nobody has taken in is not data to erase but a request to be done: the letter is all there is
+            // of it. Of one that the ledger knows, ledger and job hold all that it needs.
+            let requests = Mutex::new(Vec::new());
+            let no_request = |letter: &Value| {
+                let kind = Kind::of_topic(topic_of(letter));
+                if let Some(kind) = kind.filter(|_| theirs(letter)) {
+                    let request = (kind, webhook_id_of(letter).to_owned());
+                    requests.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+                }
+                kind.is_none() && theirs(letter)
+            };
+            let mut erased = self.queues.dead_letters(false, no_request).await?.deleted;
+            let mut known = HashSet::new();
+            for (kind, webhook_id) in requests.into_inner().unwrap_or_else(PoisonError::into_inner) {
+                if ledger::find(&self.table, &subject.shop, kind, &ledger::by_delivery(&webhook_id)).await?.is_some() {
+                    known.insert((kind, webhook_id));
+                }
+            }
+            if !known.is_empty() {
+                let taken_in = |letter: &Value| {
+                    Kind::of_topic(topic_of(letter))
+                        .is_some_and(|kind| known.contains(&(kind, webhook_id_of(letter).to_owned())) && theirs(letter))
+                };
+                erased += self.queues.dead_letters(false, taken_in).await?.deleted;
+            }
+            Ok(ErasePage { erased, next: None })
         }
         .boxed()
     }
@@ -352,7 +394,7 @@ impl PersonalData for DeadLetters {
                 letter.get("shop").and_then(Value::as_str) == Some(shop.as_str())
                     && received.is_none_or(|at| at <= before)
             };
-            let walk = self.0.dead_letters(false, old).await?;
+            let walk = self.queues.dead_letters(false, old).await?;
             Ok(ErasePage { erased: walk.deleted, next: None })
         }
         .boxed()

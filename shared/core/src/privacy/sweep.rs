@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use gatehouse_shopify::{ShopDomain, Timestamp};
 use serde_json::Value;
 
-use super::data::told_at;
+use super::data::{account_of, told_at};
 use super::engine::Privacy;
 use super::ledger;
 use super::objects::Objects;
@@ -106,7 +106,7 @@ impl Privacy {
     ) -> Result<bool, DataError> {
         if let Some(kind) = letter.kind {
             // The ledger and the job hold all that the request needs; but only if it was taken in.
-            let name = format!("delivery.{}", letter.webhook_id);
+            let name = ledger::by_delivery(&letter.webhook_id);
             let Some(id) = ledger::find(&self.table, shop, kind, &name).await? else { return Ok(false) };
             return Ok(ledger::get(&self.table, shop, &id).await?.is_some_and(|entry| entry.state.is_closed()));
         }
@@ -142,14 +142,19 @@ fn stones_of(shop: &ShopDomain, key: &ShopKey, topic: &str, body: &Value) -> Vec
     let text = |place: Option<&Value>, name: &str| Some(place?.get(name)?.as_str()?.to_owned());
     let customer = body.get("customer").filter(|customer| !customer.is_null());
     let mut stones = Vec::new();
+    if let Some(own) = account_of(topic, body) {
+        // Theirs by id, or by the address that alone an erasure named: what they share with others is not theirs alone.
+        stones.push(Key::gone(shop, "CUSTOMER", &key.customer(own)));
+        let contacts = key.contacts(text(Some(body), "email").as_deref(), text(Some(body), "phone").as_deref());
+        stones.extend(contacts.iter().map(|contact| Key::gone(shop, "ADDRESS", contact)));
+        return stones;
+    }
     if let Some(own) = id(body.get("id")) {
         // Shopify's ids of customers and of orders are not each other's.
         if !topic.starts_with("orders/") {
             stones.push(Key::gone(shop, "CUSTOMER", &key.customer(own)));
         }
-        if !topic.starts_with("customers/") {
-            stones.push(Key::gone(shop, "ORDER", &key.order(own)));
-        }
+        stones.push(Key::gone(shop, "ORDER", &key.order(own)));
     }
     if let Some(owner) = id(customer.and_then(|customer| customer.get("id"))) {
         stones.push(Key::gone(shop, "CUSTOMER", &key.customer(owner)));

@@ -247,8 +247,9 @@ async fn after_a_redaction_nothing_of_the_customer_is_left_and_the_neighbour_is_
     }
     let mut letters = house.dead_letters().await;
     letters.sort();
-    assert_eq!(letters.len(), 4, "{letters:?}");
-    letters.retain(|letter| !letter.contains("d-again"));
+    assert_eq!(letters.len(), 5, "{letters:?}");
+    // A request that nobody has taken in is not erased but done: here its letter waits for an operator.
+    letters.retain(|letter| !letter.contains("d-again") && !letter.contains("d-odd"));
     assert_eq!(letters.len(), 3, "{letters:?}");
     assert!(letters.iter().all(|letter| !letter.contains(&john) || letter.contains("two.myshopify")), "{letters:?}");
     assert!(letters.iter().any(|letter| letter.contains(&MARY.to_string())));
@@ -270,7 +271,7 @@ async fn after_a_redaction_nothing_of_the_customer_is_left_and_the_neighbour_is_
     assert_eq!(redacted.counts["orders"], 4);
     assert_eq!(
         (redacted.counts["customers"], redacted.counts["dead_letters"], redacted.counts["waiting_bodies"]),
-        (1, 2, 1)
+        (1, 1, 1)
     );
     assert_eq!((of("w-1").decision.as_deref(), of("w-1").export_bytes), (Some("export_erased"), None));
     assert_eq!((of("w-5").state, of("w-5").decision.as_deref()), (State::NothingHeld, Some("customer_erased")));
