@@ -35,6 +35,9 @@ use topics::{TOPICS, Topic};
 const AT_ONCE: usize = 8;
 /// With less time than this left no record is begun.
 const MARGIN: Duration = Duration::from_secs(3);
+/// The longest that what remains to be done for a record may take when its work is over: within the margin, so that a table
+/// or a bucket that is down costs no other record of the batch.
+const AFTERWARDS: Duration = Duration::from_secs(MARGIN.as_secs() / 3);
 /// The longest that one delivery may take; requests for privacy take what the invocation has.
 const LONGEST: Duration = Duration::from_secs(60);
 /// After this many tries SQS moves a message to the dead-letter queue (the queues' `maxReceiveCount`).
@@ -140,7 +143,8 @@ impl Worker {
         let Some(topic) = self.topics.iter().find(|topic| topic.name == envelope.topic) else {
             count(Metric::UnknownTopic, &[]);
             tracing::info!(shop = %envelope.shop, topic = envelope.topic, "nothing handles this topic");
-            return self.drop_body(&envelope).await;
+            self.drop_body(&envelope).await;
+            return Ok(());
         };
         // Over before Lambda ends the process, and with it the other records of the batch.
         let time = if topic.takes_its_time { left - MARGIN } else { (left - MARGIN).min(LONGEST) };
@@ -154,11 +158,15 @@ impl Worker {
             }
         };
         match result {
-            Ok(()) => self.drop_body(&envelope).await,
+            Ok(()) => {
+                self.drop_body(&envelope).await;
+                Ok(())
+            }
             Err(JobError::Drop { reason }) => {
                 count(Metric::JobDropped, &[("code", reason)]);
                 tracing::warn!(shop = %envelope.shop, topic = topic.name, reason, "a delivery was given up");
-                self.drop_body(&envelope).await
+                self.drop_body(&envelope).await;
+                Ok(())
             }
             Err(error) => {
                 self.failed(&envelope, topic, &error, tries).await;
@@ -218,12 +226,13 @@ impl Worker {
     }
 
     /// The body in the bucket is no longer needed. That it stays is no failure: the bucket's lifecycle ends it.
-    async fn drop_body(&self, envelope: &Envelope) -> Result<(), ()> {
-        match self.queues.drop_body(envelope).await {
-            Ok(()) | Err(QueueError::BodyChanged) => {}
-            Err(error) => tracing::warn!(shop = %envelope.shop, code = error.code(), "a worked-off body stays for now"),
-        }
-        Ok(())
+    async fn drop_body(&self, envelope: &Envelope) {
+        let code = match tokio::time::timeout(AFTERWARDS, self.queues.drop_body(envelope)).await {
+            Ok(Ok(()) | Err(QueueError::BodyChanged)) => return,
+            Ok(Err(error)) => error.code(),
+            Err(_elapsed) => "timed_out",
+        };
+        tracing::warn!(shop = %envelope.shop, code, "a worked-off body stays for now");
     }
 
     /// Logs why a record comes again, or lies in the dead-letter queue from now on; then the reason is kept where
@@ -250,7 +259,8 @@ impl Worker {
             };
             kept.map_err(|error| error.code())
         };
-        if let Err(code) = kept.await {
+        let kept = tokio::time::timeout(AFTERWARDS, kept).await;
+        if let Err(code) = kept.unwrap_or(Err("timed_out")) {
             tracing::warn!(%shop, webhook_id, code, "the reason stands in the log alone");
         }
     }

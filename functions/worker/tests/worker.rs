@@ -162,6 +162,26 @@ async fn a_panic_and_a_handler_without_end_cost_their_own_record_alone() {
     assert_eq!(names(&worker, &one).await, [1, 2]);
 }
 
+/// What is left to do for a record when its work has failed must not cost the batch either.
+#[tokio::test]
+async fn a_table_and_a_bucket_that_do_not_answer_do_not_hold_up_the_batch() {
+    let (house, mut worker) = stage().await;
+    let (silent, gate) = house.gated().await;
+    gate.close();
+    (worker.privacy, worker.queues) = (silent.privacy.clone(), silent.queues.clone());
+    let one = shop("one");
+    let stuck = envelope(&one, "customers/create", "w-1", NOW, &customer(1, NOW));
+    let mut unknown = envelope(&one, "themes/publish", "w-2", NOW, &json!({}));
+    unknown.body =
+        gatehouse_core::queue::Body::S3 { s3: format!("deliveries/{one}/w-2"), bytes: 2, sha256: "0".repeat(64) };
+    let mut event = SqsEvent::default();
+    event.records = vec![message("stuck", stuck.to_json(), 5), message("unknown topic", unknown.to_json(), 1)];
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let answer = tokio::time::timeout_at(deadline.into(), worker.batch(event, deadline)).await.unwrap();
+    let failed: Vec<_> = answer.batch_item_failures.into_iter().map(|failure| failure.item_identifier).collect();
+    assert_eq!(failed, ["stuck"]);
+}
+
 #[tokio::test]
 async fn late_news_leaves_nothing_in_the_partition_of_an_erased_shop() {
     let (house, worker) = stage().await;

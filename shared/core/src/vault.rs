@@ -561,8 +561,9 @@ impl Vault {
         }
     }
 
-    /// Applies an `app/scopes_update` with this `updated_at`. False when newer scopes are stored or there is no
-    /// installation.
+    /// Applies an `app/scopes_update` with this `updated_at`. Of two with the same, which Shopify gives in whole seconds, the
+    /// one triggered later counts, and of two triggered at once that whose text is the greater: any order ends alike. False
+    /// when these or newer scopes are stored, or there is no installation.
     ///
     /// # Errors
     /// [`StoreError`]
@@ -570,6 +571,7 @@ impl Vault {
         &self,
         shop: &ShopDomain,
         updated_at: Timestamp,
+        triggered_at: Timestamp,
         scopes: &Scopes,
     ) -> Result<bool, StoreError> {
         let at = Key::install(shop);
@@ -578,9 +580,17 @@ impl Vault {
         let life::OnScopes::Store { scopes_at } = life::on_scopes_update(record.as_ref(), updated_at) else {
             return Ok(false);
         };
-        let changes = Changes::new().text(name::SCOPES, scopes.to_string()).time(name::SCOPES_AT, scopes_at);
-        let not_newer = Cond::Absent(name::SCOPES_AT).or(Cond::at_most(name::SCOPES_AT, scopes_at.millis()));
-        let only_if = Cond::Present(name::STATUS).and(not_newer);
+        let scopes = scopes.to_string();
+        let changes = Changes::new()
+            .text(name::SCOPES, scopes.as_str())
+            .time(name::SCOPES_AT, scopes_at)
+            .time(name::SCOPES_TRIGGERED_AT, triggered_at);
+        let lesser = Cond::Below(name::SCOPES, AttributeValue::S(scopes));
+        let at_once = Cond::number(name::SCOPES_TRIGGERED_AT, triggered_at.millis()).and(lesser);
+        let before = Cond::absent_or_below(name::SCOPES_TRIGGERED_AT, triggered_at.millis()).or(at_once);
+        let same_second = Cond::number(name::SCOPES_AT, scopes_at.millis()).and(before);
+        let older = Cond::absent_or_below(name::SCOPES_AT, scopes_at.millis()).or(same_second);
+        let only_if = Cond::Present(name::STATUS).and(older);
         match self.parts.table.update(&at, changes, Some(only_if)).await {
             Ok(_) => Ok(true),
             Err(StoreError::ConditionFailed { .. }) => Ok(false),

@@ -11,6 +11,6 @@ pub(crate) async fn work(job: Job<'_>) -> Result<Done, JobError> {
         return Ok(Done { outcome: "shop_erased", mark: None });
     }
     let at = update.updated_at.unwrap_or(job.triggered_at());
-    let stored = job.worker.vault.on_scopes_update(&job.envelope.shop, at, &update.current).await?;
+    let stored = job.worker.vault.on_scopes_update(&job.envelope.shop, at, job.triggered_at(), &update.current).await?;
     Ok(Done { outcome: if stored { "stored" } else { "stale" }, mark: None })
 }

@@ -418,6 +418,7 @@ impl Run<'_> {
         let scopes = match (write.scopes_at, &tokens.scopes) {
             (Some(at), Some(scopes)) => {
                 changes = changes.text(name::SCOPES, scopes.to_string()).time(name::SCOPES_AT, at);
+                changes = changes.remove(name::SCOPES_TRIGGERED_AT);
                 scopes.clone()
             }
             _ => stored_scopes,

@@ -25,6 +25,8 @@ pub(super) mod name {
     pub(crate) const ORIGINAL: &str = "original";
     pub(crate) const SCOPES: &str = "scopes";
     pub(crate) const SCOPES_AT: &str = "scopes_at";
+    /// When Shopify triggered the update that told of the scopes: which of two of one second is the later.
+    pub(crate) const SCOPES_TRIGGERED_AT: &str = "scopes_triggered_at";
     pub(crate) const ACQUIRED_AT: &str = "acquired_at";
     pub(crate) const INSTALLED_AT: &str = "installed_at";
     pub(crate) const GONE_AT: &str = "gone_at";

@@ -519,13 +519,30 @@ async fn scopes_go_forward_only_also_during_a_refresh() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     let (now, less) = (house.time.now(), Scopes::parse("read_products"));
     let vault = house.vault();
-    assert!(vault.on_scopes_update(&one, now, &less).await.unwrap());
+    assert!(vault.on_scopes_update(&one, now, now, &less).await.unwrap());
     refresh.await.unwrap().unwrap();
     assert_eq!(house.state(&one).await.scopes, less, "the refresh was sent before, and does not bring them back");
     let older = Scopes::parse("read_products,write_orders");
-    assert!(!vault.on_scopes_update(&one, now.plus_millis(-1), &older).await.unwrap());
+    assert!(!vault.on_scopes_update(&one, now.plus_millis(-1), now, &older).await.unwrap());
     assert_eq!(house.must_live(&one).await.scopes, less);
-    assert!(!vault.on_scopes_update(&shop("nobody"), now, &older).await.unwrap());
+    assert!(!vault.on_scopes_update(&shop("nobody"), now, now, &older).await.unwrap());
+}
+
+/// Shopify counts in whole seconds: two updates may have one time, and come in any order.
+#[tokio::test]
+async fn two_updates_of_one_time_end_alike_in_any_order() {
+    let updates = [("read_products", 5), ("read_orders", 9), ("read_files", 9)];
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let house = House::new().await;
+        let one = shop("one");
+        house.install(&one).await;
+        house.time.pass(60);
+        let (vault, now) = (house.vault(), house.time.now());
+        for (text, millis) in order.map(|n| updates[n]) {
+            vault.on_scopes_update(&one, now, now.plus_millis(millis), &Scopes::parse(text)).await.unwrap();
+        }
+        assert_eq!(house.state(&one).await.scopes, Scopes::parse("read_orders"), "{order:?}");
+    }
 }
 
 #[tokio::test]
