@@ -94,6 +94,16 @@ const WRITERS: &[(&str, Writer)] = &[
     }),
 ];
 
+/// A data request that is younger than the erasure: it is not closed by it, and must not hand out what was erased.
+const YOUNGER: (&str, Writer) = ("his data is collected for a younger request", |house, shop| {
+    Box::pin(async move {
+        let asked = json!({"customer": {"id": JOHN, "email": "john@example.com"}, "data_request": {"id": 1}});
+        let request = envelope(&shop, "customers/data_request", "w-1", at(1), &asked);
+        privacy_job(&house, &request, 3).await?;
+        privacy_job(&house, &request, 1000).await
+    })
+});
+
 async fn privacy_job(house: &House, envelope: &Envelope, pages: u32) -> Result<(), DataError> {
     let body = async || house.queues.load_body(envelope).await;
     house.privacy.handle(envelope, body, &mut Budget::pages(pages), NOW).await.map(|_| ())
@@ -276,6 +286,15 @@ async fn schedules(erasure: Erasure) {
 #[tokio::test]
 async fn nothing_of_a_customer_lands_behind_their_erasure() {
     schedules(Erasure::Customer).await;
+}
+
+#[tokio::test]
+async fn a_younger_data_request_keeps_nothing_of_who_was_erased() {
+    let mut stage = Stage::start().await;
+    for n in 0..8 {
+        let hold = fastrand::usize(..MANY);
+        assert!(Box::pin(stage.one(Erasure::Customer, &YOUNGER, n % 4 > 0, hold)).await.clean, "held at {hold}");
+    }
 }
 
 #[tokio::test]
