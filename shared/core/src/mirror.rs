@@ -179,7 +179,8 @@ impl Mirror {
             let key = self.key(&fence, now).await?;
             let contacts = key.contacts(customer.email.as_deref(), customer.phone.as_deref());
             let mark = key.customer(customer.id);
-            let mut stones = vec![Stone { key: Key::gone(shop, "CUSTOMER", &mark), counts: &[DELETED_AT, REDACTED_AT] }];
+            let mut stones =
+                vec![Stone { key: Key::gone(shop, "CUSTOMER", &mark), counts: &[DELETED_AT, REDACTED_AT] }];
             // Whom a request names by an address alone may not have been mirrored yet when they were erased.
             stones.extend(contacts.iter().map(|hash| address_stone(shop, hash)));
             let version = Version::new(at, triggered_at, &key.content(content));

@@ -239,7 +239,11 @@ mod tests {
             (Address::Email("mary@example.com".to_owned()), false),
         ] {
             let by_address = Subject { address: Some(address), ..john() };
-            assert_eq!(by_address.is_in_body("customers/update", &sharing), theirs, "whom the mirror does not know yet");
+            assert_eq!(
+                by_address.is_in_body("customers/update", &sharing),
+                theirs,
+                "whom the mirror does not know yet"
+            );
         }
         assert!(john().is_in("bb aa11") && !john().is_in("aa") && !john().is_in(""));
     }

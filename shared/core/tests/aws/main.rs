@@ -15,6 +15,8 @@ mod house;
 #[cfg(feature = "queue")]
 mod mirror;
 #[cfg(feature = "queue")]
+mod overlap;
+#[cfg(feature = "queue")]
 mod privacy;
 mod seal;
 mod shopify;

@@ -19,7 +19,7 @@ fn at(secs: i64) -> Timestamp {
 }
 
 /// John and Mary with orders, an order of a guest with John's address, reads, and deliveries of both.
-async fn stage(house: &House, shop: &ShopDomain, orders: u64) {
+pub(crate) async fn stage(house: &House, shop: &ShopDomain, orders: u64) {
     let mirror = house.privacy.mirror();
     for (id, email) in [(JOHN, "john@example.com"), (MARY, "mary@example.com")] {
         let mut person = customer(id, email, at(-100));
@@ -33,7 +33,7 @@ async fn stage(house: &House, shop: &ShopDomain, orders: u64) {
     mirror.put_order(shop, &order(42, None, "John@Example.com", at(-80)), at(-80), NOW).await.unwrap();
 }
 
-fn asked(topic: &str) -> Value {
+pub(crate) fn asked(topic: &str) -> Value {
     let who = json!({"id": JOHN, "email": "john@example.com", "phone": null});
     match topic {
         "customers/data_request" => {
@@ -381,7 +381,7 @@ async fn the_keeper_sees_deadlines_and_sends_lost_messages_again() {
     assert_eq!(resend(at(9_999_999)).await, 0);
 }
 
-async fn handle_at(house: &House, envelope: &gatehouse_core::queue::Envelope, now: Timestamp) -> Outcome {
+pub(crate) async fn handle_at(house: &House, envelope: &gatehouse_core::queue::Envelope, now: Timestamp) -> Outcome {
     let body = async || house.queues.load_body(envelope).await;
     house.privacy.handle(envelope, body, &mut Budget::pages(100), now).await.unwrap()
 }
