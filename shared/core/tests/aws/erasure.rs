@@ -291,9 +291,9 @@ async fn nothing_of_a_customer_lands_behind_their_erasure() {
 #[tokio::test]
 async fn a_younger_data_request_keeps_nothing_of_who_was_erased() {
     let mut stage = Stage::start().await;
-    for n in 0..8 {
+    for n in 0..4 {
         let hold = fastrand::usize(..MANY);
-        assert!(Box::pin(stage.one(Erasure::Customer, &YOUNGER, n % 4 > 0, hold)).await.clean, "held at {hold}");
+        assert!(Box::pin(stage.one(Erasure::Customer, &YOUNGER, n > 0, hold)).await.clean, "held at {hold}");
     }
 }
 
