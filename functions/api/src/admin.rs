@@ -90,7 +90,7 @@ async fn learn_scopes(api: &Api, request: &Request, merchant: &Merchant) {
     if granted == *stored {
         return;
     }
-    match api.vault.on_scopes_update(merchant.shop(), now, &granted).await {
+    match api.vault.on_scopes_update(merchant.shop(), now, now, &granted).await {
         Ok(_) => tracing::info!(shop = %merchant.shop(), "other scopes are granted than were stored"),
         Err(error) => tracing::warn!(shop = %merchant.shop(), code = error.code(), "the granted scopes are not stored"),
     }
