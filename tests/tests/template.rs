@@ -246,6 +246,37 @@ fn the_runbook_names_codes_that_there_are() {
     assert_eq!(unknown, [""; 0], "docs/RUNBOOK.md names what no function says");
 }
 
+/// The runbook's script for the bridge's dead letters deletes the only copy of a delivery: only after the function took it. Its
+/// commands are played by the shell, as AWS answers them.
+#[test]
+fn the_runbook_deletes_no_letter_that_failed_again() {
+    const PLAYED: &str = r#"
+        aws() {
+          case "$1 $2" in
+            "sqs get-queue-url") echo url ;;
+            "sqs receive-message") if [ -e received ]; then echo null; else touch received; echo '{"Body": "{}"}'; fi ;;
+            "lambda invoke") touch answer.json; echo "$SAID"; return "$ENDED" ;;
+            "sqs delete-message") touch deleted ;;
+          esac
+        }
+        jq() { cat > read; echo '{}'; }
+        shred() { rm "$2"; }
+    "#;
+    let runbook = file("docs/RUNBOOK.md");
+    let page = runbook.split("### ").find(|page| page.starts_with("bridge-dead-letters")).unwrap();
+    let script = page.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
+    // The function took it; it failed, which the command says in its answer alone; it could not be called.
+    for (said, ended, gone) in [("None", "0", true), ("Unhandled", "0", false), ("", "254", false)] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut shell = std::process::Command::new("bash");
+        shell.args(["-c", &format!("{PLAYED}\n{script}")]).current_dir(&folder).env("SAID", said).env("ENDED", ended);
+        assert!(shell.output().unwrap().status.success(), "{said} {ended}");
+        assert!(folder.path().join("received").exists());
+        assert_eq!(folder.path().join("deleted").exists(), gone, "{said} {ended}");
+        assert!(!folder.path().join("event.json").exists(), "a delivery holds personal data");
+    }
+}
+
 /// The Rust sources below a folder of the checkout.
 fn sources(folder: &str) -> String {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder);
