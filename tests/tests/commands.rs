@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 /// subcommands.)
 const BEHIND_DASHES: [&str; 3] = ["sim", "storm", "take-in"];
 
+#[expect(clippy::unwrap_used, reason = "the project's own files")]
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
+#[expect(clippy::unwrap_used, reason = "the project's own files")]
 fn texts(directory: &Path, found: &mut Vec<(PathBuf, String)>) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();

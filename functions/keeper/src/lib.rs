@@ -102,6 +102,8 @@ pub struct Report {
     pub skipped: u64,
     /// Shops for which it failed.
     pub failed: u64,
+    /// Shops for which Shopify refused it: frozen ones, and those that need their merchant.
+    pub refused: u64,
     /// The run came to the end; otherwise the next one goes on.
     pub finished: bool,
 }
@@ -192,15 +194,21 @@ impl Keeper {
             }
         };
         let report = report.map_err(|error| failure(error.code()))?;
-        for (outcome, number) in [("done", report.done), ("skipped", report.skipped), ("failed", report.failed)] {
+        let outcomes = [
+            ("done", report.done),
+            ("skipped", report.skipped),
+            ("failed", report.failed),
+            ("refused", report.refused),
+        ];
+        for (outcome, number) in outcomes {
             if number > 0 {
                 #[expect(clippy::cast_precision_loss, reason = "a run deals with thousands of shops at most")]
                 let number = number as f64;
                 record(Metric::KeeperShop, number, &[("task", task.as_str()), ("outcome", outcome)]);
             }
         }
-        let Report { seen, done, failed, finished, .. } = report;
-        tracing::info!(task = task.as_str(), seen, done, failed, finished, "the keeper's run is over");
+        let Report { seen, done, failed, refused, finished, .. } = report;
+        tracing::info!(task = task.as_str(), seen, done, failed, refused, finished, "the keeper's run is over");
         let mut answer = serde_json::to_value(report).unwrap_or_default();
         answer["task"] = json!(task);
         Ok(answer)
@@ -217,7 +225,7 @@ impl Keeper {
         wanted: impl Fn(&DueRow) -> bool,
         work: impl AsyncFn(DueRow) -> One,
     ) -> Result<Report, StoreError> {
-        let mut report = Report { seen: 0, done: 0, skipped: 0, failed: 0, finished: true };
+        let mut report = Report { seen: 0, done: 0, skipped: 0, failed: 0, refused: 0, finished: true };
         let (mut begun, mut failed_in_a_row) = (0, 0);
         let mut shards: Vec<String> = kinds.iter().flat_map(|kind| kind.shards()).collect();
         let first = fastrand::usize(..shards.len().max(1));
@@ -249,7 +257,8 @@ impl Keeper {
                         One::Done => report.done += 1,
                         One::Begun => (report.done, report.finished) = (report.done + 1, false),
                         One::Skipped => report.skipped += 1,
-                        One::Failed | One::Refused => report.failed += 1,
+                        One::Failed => report.failed += 1,
+                        One::Refused => report.refused += 1,
                     }
                     failed_in_a_row = match one {
                         One::Failed => failed_in_a_row + 1,

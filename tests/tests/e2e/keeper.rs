@@ -153,8 +153,8 @@ async fn frozen_shops_do_not_keep_a_rotation_from_the_others() {
     shopify.act("fault", &fault).await.unwrap();
     shopify.act("rotate_secret", &json!({})).await.unwrap();
     let report = harness.local.keeper("rotate-secrets").await.unwrap();
-    let ended = (&report["done"], &report["failed"], &report["finished"]);
-    assert_eq!(ended, (&json!(1), &json!(60), &json!(true)), "{}", harness.logs());
+    let ended = (&report["done"], &report["refused"], &report["failed"], &report["finished"]);
+    assert_eq!(ended, (&json!(1), &json!(60), &json!(0), &json!(true)), "{}", harness.logs());
 }
 
 /// Every wrapped data key of these shops: under which KMS key it lies, and whether it opens in a process that has none cached.
