@@ -287,10 +287,7 @@ impl Mirror {
             if let Some(owner) = order.customer_id {
                 item = item.text("customer", owner.to_string());
             }
-            let row = match item.get_number(SCHEMA.ttl) {
-                Some(secs) => Item::new().time(WRITTEN_AT, now).expires(Timestamp::from_secs(secs)),
-                None => Item::new().time(WRITTEN_AT, now),
-            };
+            let row = look_up_row(&item, now);
             items.extend(pointers(shop, target, &item).into_iter().map(|key| (key, row.clone())));
             items.push((target.key(shop), item));
         }
@@ -428,7 +425,7 @@ impl Mirror {
     }
 
     /// One page of the records that a contact's look-up rows name: customers first, for rows are read in the order of their
-    /// keys.
+    /// keys. Orders that an account owns are left out, so that nobody reads them once more for each address of its.
     pub(crate) async fn with_contact(
         &self,
         shop: &ShopDomain,
@@ -437,7 +434,8 @@ impl Mirror {
         limit: u16,
     ) -> Result<(Vec<Target>, Option<Cursor>), DataError> {
         let page = self.table.query(&Range::contacts(shop, hash), after, limit).await?;
-        let targets = page.items.iter().filter_map(|row| Target::parse(row.key()?.sk().splitn(3, '#').nth(2)?));
+        let open = page.items.iter().filter(|row| row.get_number(OWNED).is_none());
+        let targets = open.filter_map(|row| Target::parse(row.key()?.sk().splitn(3, '#').nth(2)?));
         Ok((targets.collect(), page.next))
     }
 
@@ -584,11 +582,7 @@ impl Mirror {
     ) -> Result<Applied, DataError> {
         let shop = fence.shop();
         let key = target.key(shop);
-        let row = Item::new().time(WRITTEN_AT, now);
-        let row = match item.get_number(SCHEMA.ttl) {
-            Some(secs) => row.expires(Timestamp::from_secs(secs)),
-            None => row,
-        };
+        let row = look_up_row(&item, now);
         let stored = self.table.get(&key).await?;
         let stored_version = stored.as_ref().map(stored_version).transpose()?;
         match decide(stored_version.as_ref(), self.gone_at(stones).await?, &version) {
@@ -741,6 +735,18 @@ fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, DataError> {
 
 fn stored_version(item: &Item) -> Result<Version, StoreError> {
     Version::decode(item.need_text("version")?).ok_or(StoreError::Malformed("version"))
+}
+
+/// On a look-up row: an account owns the order, and leads to it.
+const OWNED: &str = "owned";
+
+/// What the look-up rows of an item hold.
+fn look_up_row(item: &Item, now: Timestamp) -> Item {
+    let mut row = Item::new().time(WRITTEN_AT, now);
+    if let Some(secs) = item.get_number(SCHEMA.ttl) {
+        row = row.expires(Timestamp::from_secs(secs));
+    }
+    if item.get_text("customer").is_some() { row.number(OWNED, 1) } else { row }
 }
 
 /// The look-up rows that belong to an item, as it says itself.

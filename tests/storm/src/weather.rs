@@ -33,6 +33,11 @@ impl Tally {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(what.into()).or_default() += 1;
     }
 
+    /// So many more.
+    pub fn add(&self, what: &str, more: u64) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(what.to_owned()).or_default() += more;
+    }
+
     /// All counts.
     pub fn all(&self) -> BTreeMap<String, u64> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()

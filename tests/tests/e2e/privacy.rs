@@ -265,7 +265,7 @@ pub(crate) async fn customer_of_many_orders(house: &Harness, shop: &str, id: u64
     let customer = Customer::from_payload(body.to_string().as_bytes()).unwrap();
     privacy.mirror().put_customer(&shop, &customer, now, now).await.unwrap();
     let order = |n: u64| {
-        let body = json!({ "id": 7_000_000_000_000 + n, "name": format!("#{n}"), "customer": { "id": id }, "email": email,
+        let body = json!({ "id": 7_000_000_000_000 + n, "name": format!("#{n:0>128}"), "customer": { "id": id }, "email": email,
             "phone": "+81 90 0000 0000", "total_price": "1234.50", "currency": "JPY", "created_at": now.to_rfc3339(),
             "updated_at": now.to_rfc3339() });
         Order::from_payload(body.to_string().as_bytes()).unwrap()

@@ -17,8 +17,12 @@ use tokio::sync::Mutex;
 
 use super::DataError;
 
-/// How long one walk may hide a message, in seconds.
-const HIDDEN_SECS: i32 = 300;
+/// How long a walk hides a message, in seconds: until it has seen them all, and not much longer, since those of a walk that
+/// was killed show themselves no sooner.
+fn hidden_secs(letters: usize) -> i32 {
+    60 + i32::try_from(letters.min(MOST) / 50).unwrap_or(400)
+}
+
 /// The most dead letters of one queue that a walk looks at; an operator is called by the alarm long before.
 const MOST: usize = 20_000;
 /// Empty answers in a row after which a queue counts as walked through: SQS asks a sample of its servers.
@@ -70,8 +74,9 @@ impl Queues {
         let mut walk = Walk { deleted: 0, found: Vec::new(), whole: true };
         for url in urls {
             let mut hidden = Vec::new();
-            let walked = self.walk(&url, keep, &wanted, &mut walk, &mut hidden).await;
-            let out_of_sight = self.out_of_sight(&url).await;
+            let secs = hidden_secs(self.number(&url, QueueAttributeName::ApproximateNumberOfMessages).await?);
+            let walked = self.walk(&url, secs, keep, &wanted, &mut walk, &mut hidden).await;
+            let out_of_sight = self.number(&url, QueueAttributeName::ApproximateNumberOfMessagesNotVisible).await;
             // Also after a failure: an operator must find the letters that are nobody's business here.
             self.show_again(&url, &hidden).await?;
             walked?;
@@ -83,6 +88,7 @@ impl Queues {
     async fn walk(
         &self,
         url: &str,
+        secs: i32,
         keep: bool,
         wanted: &(impl Fn(&Value) -> bool + Sync),
         walk: &mut Walk,
@@ -95,7 +101,7 @@ impl Queues {
                 .receive_message()
                 .queue_url(url)
                 .max_number_of_messages(10)
-                .visibility_timeout(HIDDEN_SECS)
+                .visibility_timeout(secs)
                 .wait_time_seconds(0)
                 .send()
                 .await
@@ -120,9 +126,8 @@ impl Queues {
         Ok(())
     }
 
-    /// How many messages are hidden just now, by whomever.
-    async fn out_of_sight(&self, url: &str) -> Result<usize, DataError> {
-        let name = QueueAttributeName::ApproximateNumberOfMessagesNotVisible;
+    /// How many messages are to be seen just now, or are hidden, by whomever.
+    async fn number(&self, url: &str, name: QueueAttributeName) -> Result<usize, DataError> {
         let number = self.attribute(url, name).await?.and_then(|number| number.parse().ok());
         number.ok_or_else(|| DataError::Queue("NoNumber".to_owned()))
     }
