@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use gatehouse_core::config::{AppSettings, BaseSettings, Reader, ShopifySettings, TableSettings};
 use gatehouse_core::secrets::SecretStore;
-use gatehouse_core::vault::{CrashPoint, Imported, LiveToken, Vault, VaultError};
+#[cfg(debug_assertions)]
+use gatehouse_core::vault::CrashPoint;
+use gatehouse_core::vault::{Imported, LiveToken, Vault, VaultError};
 use gatehouse_core::{aws, clock};
 use gatehouse_shopify::callback::CodeExchange;
 use gatehouse_shopify::id_token::verify_admin;
@@ -46,14 +48,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     say(&json!({ "ready": true }))?;
     for line in std::io::stdin().lock().lines() {
         let order: Order = serde_json::from_str(&line?)?;
-        let vault = match point(&order.crash) {
-            Some(at) => vault.clone().with_crash_points(move |now| {
-                if now == at {
-                    stop_for_good();
-                }
-            }),
-            None => vault.clone(),
-        };
+        let vault = stopping(&vault, &order.crash)?;
         let answer = match one(&vault, &secrets, &app.client_id, &order).await {
             Ok(Some((version, access))) => {
                 json!({ "version": version, "lives": lives(endpoint.as_str(), &order.shop, &access).await? })
@@ -116,6 +111,24 @@ async fn one(
     }
 }
 
+/// A vault that stops for good at the point of this name. A release build has no such points, and says so.
+#[cfg(not(debug_assertions))]
+fn stopping(vault: &Vault, name: &str) -> Result<Vault, &'static str> {
+    if name.is_empty() { Ok(vault.clone()) } else { Err("a release build has no points to stop at") }
+}
+
+#[cfg(debug_assertions)]
+#[expect(clippy::unnecessary_wraps, reason = "a release build refuses")]
+fn stopping(vault: &Vault, name: &str) -> Result<Vault, &'static str> {
+    let Some(at) = point(name) else { return Ok(vault.clone()) };
+    Ok(vault.clone().with_crash_points(move |now| {
+        if now == at {
+            stop_for_good();
+        }
+    }))
+}
+
+#[cfg(debug_assertions)]
 fn point(name: &str) -> Option<CrashPoint> {
     [
         ("before lease", CrashPoint::BeforeLease),
@@ -129,6 +142,7 @@ fn point(name: &str) -> Option<CrashPoint> {
 }
 
 /// Says that the point is reached, and waits for the SIGKILL.
+#[cfg(debug_assertions)]
 fn stop_for_good() {
     if say(&json!({ "reached": true })).is_err() {
         return;

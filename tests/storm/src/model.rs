@@ -4,9 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gatehouse_core::mirror::{Customer, Order};
-use gatehouse_shopify::Timestamp;
 
-use crate::plan::{Delivery, Event, Fate, Person, Plan, SCOPES};
+use crate::plan::{Delivery, Event, Fate, Plan, SCOPES};
 
 /// All shops, by domain.
 pub type World = BTreeMap<String, Shop>;
@@ -56,7 +55,7 @@ pub enum Mistake {
     LastArrivalWins,
     /// What was deleted or erased comes back with the next thing that is told of it.
     NoTombstones,
-    /// The first delivery was lost.
+    /// The first delivery whose record has to be there was lost.
     OneIsLost,
 }
 
@@ -74,7 +73,15 @@ pub fn expected(plan: &Plan, mistake: Option<Mistake>) -> World {
         .collect();
     let order: Vec<usize> = match mistake {
         Some(Mistake::LastArrivalWins) => plan.arrivals(),
-        Some(Mistake::OneIsLost) => (1..plan.deliveries.len()).collect(),
+        Some(Mistake::OneIsLost) => {
+            let free = forgettable(plan);
+            let kept = |delivery: &&Delivery| {
+                matches!(delivery.event, Event::Customer(_) | Event::Order(_))
+                    && !free.contains(delivery.webhook_id.as_str())
+            };
+            let lost = plan.deliveries.iter().find(kept).map_or("", |delivery| &delivery.webhook_id);
+            (0..plan.deliveries.len()).filter(|n| plan.deliveries[*n].webhook_id != lost).collect()
+        }
         _ => (0..plan.deliveries.len()).collect(),
     };
     for n in order {
@@ -193,25 +200,13 @@ pub fn contacts(email: Option<&str>, phone: Option<&str>) -> impl Iterator<Item 
     email.into_iter().chain(phone)
 }
 
-/// The deliveries that an erasure may have met in either of two states, which leave the same in effect: applied, with a
-/// record that it took away; or still in a queue, in the bucket or among the dead letters, from where it took them, or where
-/// they met its tombstones later.
+/// The deliveries whose record need not be there. An erasure of a customer takes the records that name them, and of those
+/// under way in the shop all, since nobody knows yet whom they will name; what they say is applied nevertheless, and compared.
 pub fn forgettable(plan: &Plan) -> BTreeSet<&str> {
-    let mut people: BTreeMap<usize, Vec<(&Person, Timestamp)>> = BTreeMap::new();
-    for delivery in &plan.deliveries {
-        if let Event::CustomerRedact(person) = &delivery.event {
-            people.entry(delivery.shop).or_default().push((person, delivery.triggered_at));
-        }
-    }
-    let met = |delivery: &&Delivery| {
-        let redacted = people.get(&delivery.shop).map(Vec::as_slice).unwrap_or_default();
-        redacted.iter().any(|(person, at)| {
-            // The record names who it was about, of any time; the rest is taken by contact, up to the erasure's.
-            let owned = person.id.is_some() && delivery.customer() == person.id;
-            owned || (delivery.triggered_at <= *at && delivery.concerns(person))
-        })
-    };
-    plan.deliveries.iter().filter(met).map(|delivery| delivery.webhook_id.as_str()).collect()
+    let erases = |delivery: &&Delivery| matches!(delivery.event, Event::CustomerRedact(_));
+    let shops: BTreeSet<usize> = plan.deliveries.iter().filter(erases).map(|delivery| delivery.shop).collect();
+    let met = plan.deliveries.iter().filter(|delivery| shops.contains(&delivery.shop));
+    met.map(|delivery| delivery.webhook_id.as_str()).collect()
 }
 
 /// Every difference, in a sentence each.
@@ -275,6 +270,7 @@ where
 mod tests {
     use super::*;
     use crate::plan::Size;
+    use gatehouse_shopify::Timestamp;
 
     #[test]
     fn each_mistake_is_a_difference() {

@@ -580,23 +580,6 @@ impl Delivery {
             Event::Poison => json!({ "id": "not a number", "total_price": "1.00" }),
         }
     }
-
-    /// True when its body tells of somebody without naming an account, or of an order that their request names.
-    pub fn concerns(&self, person: &Person) -> bool {
-        let Event::Order(order) = &self.event else { return false };
-        let same = order.email.as_ref().is_some_and(|email| email.eq_ignore_ascii_case(&person.email));
-        person.orders.contains(&order.id) || (order.customer_id.is_none() && same)
-    }
-
-    /// The customer whom it concerns, if its record may name one.
-    pub fn customer(&self) -> Option<u64> {
-        match &self.event {
-            Event::Customer(customer) => Some(customer.id),
-            Event::CustomerDeleted(id) => Some(*id),
-            Event::Order(order) => order.customer_id,
-            _ => None,
-        }
-    }
 }
 
 /// JSON with Shopify's own escaping, so that whoever parses it and writes it again breaks the signature.
