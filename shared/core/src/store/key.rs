@@ -343,7 +343,10 @@ mod tests {
 
         #[test]
         fn every_shop_has_one_of_the_shards(handle in "[a-z0-9][a-z0-9-]{0,20}") {
-            let shop = ShopDomain::parse(&format!("{handle}.myshopify.com")).unwrap();
+            // `xn--` stands before what no shop is named.
+            let Ok(shop) = ShopDomain::parse(&format!("{handle}.myshopify.com")) else {
+                return Err(TestCaseError::reject("no shop's name"));
+            };
             prop_assert!(Due::Install.shards().any(|s| s == Due::Install.shard_of(&shop)));
         }
     }
