@@ -77,6 +77,10 @@ impl Job {
 }
 
 const JOB: &str = "JOB";
+/// On an export's row: how large the finished file is.
+const BYTES: &str = "bytes";
+/// For so long a finished export is left to the worker that finished it: no invocation takes longer.
+const FINISHING_SECS: i64 = 15 * 60;
 const SEALED: &str = "sealed";
 
 impl Privacy {
@@ -203,7 +207,7 @@ impl Privacy {
         let name = &id.to_string();
         let (bytes, expires_at) = Fence::hold(&self.table, shop, move |fence| async move {
             let item = self.table.get(&Key::export(shop, name)).await?.ok_or(DataError::NotFound)?;
-            let ready = item.get_number("bytes").and_then(|bytes| u64::try_from(bytes).ok());
+            let ready = item.get_number(BYTES).and_then(|bytes| u64::try_from(bytes).ok());
             let (Some(bytes), false) = (ready, item.is_expired(now)) else { return Err(DataError::NotFound) };
             let expires_at = item.get_time("ends_at").ok_or(StoreError::Malformed("ends_at"))?;
             let marks = item.get_text("subjects").unwrap_or_default().split(' ').map(str::to_owned);
@@ -230,7 +234,13 @@ impl Privacy {
         match id.kind() {
             Kind::DataRequest => {
                 let name = id.to_string();
-                if self.table.get(&Key::export(shop, &name)).await?.is_none() {
+                let entry = ledger::get(&self.table, shop, id).await?;
+                let handed_out = entry.is_some_and(|entry| entry.export_bytes.is_some());
+                if !handed_out {
+                    // Announced by a worker that was killed after another had found nothing.
+                    self.table.delete(&Key::export(shop, &name), None).await?;
+                }
+                if !handed_out || self.table.get(&Key::export(shop, &name)).await?.is_none() {
                     export::erase(&self.objects, &Objects::export_key(shop, &name)).await?;
                 }
                 self.table.delete(&job_key(shop, id), None).await?;
@@ -529,16 +539,29 @@ impl Privacy {
             .expires(expires);
         // From here on an erasure of this customer finds the export, finished or not. One that is over took the job.
         let (name, row) = (&name, &row);
-        // What an earlier worker has announced and an erasure taken away is not gone on with.
-        let only_if = &job.writing.is_some().then(Cond::exists);
+        let resumed = job.writing.is_some();
         let announce = move |fence: Fence| async move {
             if self.table.get(&job_key(shop, id)).await?.is_none() {
                 return Ok(false);
             }
-            let put = Write::Put { key: Key::export(shop, name), item: row.clone(), only_if: only_if.clone() };
-            match self.table.transact(vec![put, fence.check()]).await {
+            let stored = self.table.get(&Key::export(shop, name)).await?;
+            let finished = stored.filter(|stored| stored.has(BYTES));
+            // The message came twice, and another worker has it done but for saying so. To begin again, and to be killed
+            // over it, would leave the merchant a request that is done and has no file.
+            let since = finished.as_ref().and_then(|stored| stored.get_time(WRITTEN_AT));
+            if since.is_some_and(|at| now.millis_since(at) < FINISHING_SECS * 1_000) {
+                return Err(DataError::Busy);
+            }
+            let only_if = match (resumed, finished) {
+                (false, None) => Cond::Absent(BYTES),
+                // What an earlier worker has announced and an erasure taken away is not gone on with.
+                _ => Cond::exists(),
+            };
+            let put = Write::Put { key: Key::export(shop, name), item: row.clone(), only_if: Some(only_if) };
+            match self.table.transact(vec![put, ledger::is_open(shop, id), fence.check()]).await {
                 Ok(()) => Ok(true),
-                Err(StoreError::ConditionFailed { at: 0, .. }) => Ok(false),
+                Err(StoreError::ConditionFailed { at: 0, .. }) if resumed => Ok(false),
+                Err(StoreError::ConditionFailed { at: 0 | 1, .. }) => Err(DataError::Busy),
                 Err(error) => Err(DataError::from(error)),
             }
         };
@@ -584,7 +607,7 @@ impl Privacy {
         let bytes = writer.finish(&job.counts).await?;
         let size = i64::try_from(bytes).unwrap_or(i64::MAX);
         // An erasure that came meanwhile took the row: then the file goes too.
-        match self.table.put(&Key::export(shop, name), row.clone().number("bytes", size), Some(Cond::exists())).await {
+        match self.table.put(&Key::export(shop, name), row.clone().number(BYTES, size), Some(Cond::exists())).await {
             Ok(()) => {}
             Err(StoreError::ConditionFailed { .. }) => return self.give_up(shop, id, &object, now).await,
             Err(error) => return Err(error.into()),

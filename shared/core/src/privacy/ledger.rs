@@ -372,6 +372,11 @@ pub(crate) async fn export_gone(
     changed(table.update(&key(shop, id), changes, Some(Cond::Present("export_bytes"))).await).map(|_| ())
 }
 
+/// That a request is not closed, as part of a transaction.
+pub(crate) fn is_open(shop: &ShopDomain, id: &RequestId) -> Write {
+    Write::Check { key: key(shop, id), only_if: while_open() }
+}
+
 fn while_open() -> Cond {
     let open = [State::Received, State::Working, State::Failed];
     Cond::Any(open.into_iter().map(|state| Cond::text("state", state.as_str())).collect())

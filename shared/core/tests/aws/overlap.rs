@@ -289,3 +289,38 @@ async fn of_a_delivery_that_is_dropped_in_the_end_nothing_is_kept() {
     deliveries::abandon(&table, &one, "w-2").await.unwrap();
     assert!(table.get(&Key::delivery(&one, "w-2")).await.unwrap().is_some(), "what was applied stays known");
 }
+
+/// A message may come twice, and be with two workers at once.
+#[tokio::test]
+async fn a_second_worker_neither_spoils_a_finished_export_nor_leaves_an_announced_one() {
+    let (house, one) = (House::start().await, shop("one"));
+    stage(&house, &one, 2).await;
+    let table = house.aws.table();
+    let request = envelope(&one, "customers/data_request", "w-1", at(-9), &asked("customers/data_request"));
+    assert_eq!(house.handle(&request, 1).await, Outcome::Paused);
+    let id = entry(&house, &one, "w-1").await.id;
+    let (row, object) = (Key::export(&one, &id.to_string()), format!("exports/{one}/{id}.json"));
+    // The other worker has finished it, and is about to say so.
+    let mut finished = table.get(&row).await.unwrap().expect("it is announced");
+    finished = finished.number("bytes", 2);
+    table.put(&row, finished.clone(), None).await.unwrap();
+    house.put_object(&object, "{}").await;
+    let body = async || house.queues.load_body(&request).await;
+    let second = house.privacy.handle(&request, body, &mut Budget::pages(100), NOW).await;
+    assert_eq!(second.unwrap_err().code(), "record_busy");
+    assert_eq!(house.objects().await.get(&object).map(String::as_str), Some("{}"));
+    assert_eq!(table.get(&row).await.unwrap(), Some(finished));
+    // It was killed instead: half an hour later the request is worked off anew.
+    assert_eq!(handle_at(&house, &request, at(1_800)).await, Outcome::Closed(State::Done));
+    assert_ne!(house.objects().await.get(&object).map(String::as_str), Some("{}"));
+
+    // One that another has closed with nothing to hand out: what was announced beside it goes with the message's return.
+    let nobody = json!({"customer": {"id": 999_999}, "data_request": {"id": 5}});
+    let request = envelope(&one, "customers/data_request", "w-5", at(-8), &nobody);
+    assert_eq!(house.handle(&request, 100).await, Outcome::Closed(State::NothingHeld));
+    let id = entry(&house, &one, "w-5").await.id;
+    let row = Key::export(&one, &id.to_string());
+    table.put(&row, Item::new().text("request", id.to_string()), None).await.unwrap();
+    assert_eq!(house.handle(&request, 100).await, Outcome::Closed(State::NothingHeld));
+    assert_eq!(table.get(&row).await.unwrap(), None);
+}
