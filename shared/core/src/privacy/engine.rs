@@ -486,7 +486,13 @@ impl Privacy {
         at: Timestamp,
         now: Timestamp,
     ) -> Result<(), DataError> {
-        let bury = move |fence: Fence| async move { self.mirror.bury_redacted(&fence, graves, at, now).await };
+        let bury = move |fence: Fence| async move {
+            // The shop was erased meanwhile: nothing of it may stay, and nothing as old as this comes back.
+            if fence.is_erased(at) {
+                return Ok(());
+            }
+            self.mirror.bury_redacted(&fence, graves, at, now).await
+        };
         Fence::hold(&self.table, shop, bury).await?;
         Ok(Fence::raise(&self.table, shop, None, self.keep.tombstones(now)).await?)
     }
