@@ -42,8 +42,10 @@ const MAX_REQUEST: usize = 256 * 1024;
 const ATTEMPT: Duration = Duration::from_secs(10);
 /// The least time in which an answer can be hoped for.
 const LEAST: Duration = Duration::from_millis(250);
-/// How often one call is sent at most, throttled ones and a replaced token included.
-const MOST_SENT: u32 = 6;
+/// How often one call is throttled at most. It costs Shopify next to nothing, and the deadline is nearly always sooner.
+const MOST_THROTTLED: u32 = 30;
+/// What one query may cost at most (<https://shopify.dev/docs/api/usage/limits>).
+const MOST_COST: f64 = 1_000.0;
 /// How often a call that Shopify failed is sent again.
 const MOST_FAILED: u32 = 3;
 
@@ -123,10 +125,10 @@ impl Admin {
         if body.len() > MAX_REQUEST {
             return Err(AdminError::TooLarge);
         }
-        let cost = O::cost(variables);
+        let mut cost = O::cost(variables);
         let mut token = self.token(caller, deadline).await?;
-        let (mut replaced, mut migrated, mut failed) = (false, false, 0);
-        for _ in 0..MOST_SENT {
+        let (mut replaced, mut migrated, mut failed, mut throttled) = (false, false, 0, 0);
+        loop {
             self.await_bucket(shop, cost, deadline).await?;
             match self.ask::<O>(shop, &token, body.clone(), deadline).await {
                 Verdict::Data(data, status) => {
@@ -156,14 +158,22 @@ impl Admin {
                     self.vault.migrate(shop, deadline).await?;
                     token = self.token(caller, deadline).await?;
                 }
-                Verdict::Throttled(seconds, status) => {
+                Verdict::Throttled(said) => {
                     count(Metric::AdminThrottled, &[]);
-                    if let Some(status) = status {
+                    throttled += 1;
+                    if throttled > MOST_THROTTLED {
+                        return Err(AdminError::Throttled { retry_after: 2 });
+                    }
+                    if let Some(status) = said.status {
                         self.buckets.learn(shop, status, clock::now());
                     }
-                    // The bucket says the rest at the next turn.
-                    let wait = seconds.unwrap_or(if status.is_some() { 0.05 } else { 1.0 });
-                    self.pause(Duration::from_secs_f64(wait), deadline).await?;
+                    // What Shopify says that it costs counts; a figure beyond what it ever takes says nothing.
+                    cost = said.cost.filter(|said| *said <= MOST_COST).map_or(cost, |said| said.max(cost));
+                    // The bucket says the rest at the next turn. All who draw from it hear the same, and would meet again
+                    // and again: whoever came in vain more often spreads over a longer time.
+                    let least = said.retry_after.unwrap_or(if said.status.is_some() { 0.0 } else { 1.0 });
+                    let spread = Duration::from_millis(50 << throttled.min(5)).mul_f64(fastrand::f64());
+                    self.pause(Duration::from_secs_f64(least) + spread, deadline).await?;
                 }
                 Verdict::Down if O::REPEAT == Repeat::WhenNotDone => return Err(AdminError::OutcomeUnknown),
                 Verdict::Down => {
@@ -178,7 +188,6 @@ impl Admin {
                 Verdict::Final(refusal) => return Err(refusal.into()),
             }
         }
-        Err(AdminError::Throttled { retry_after: 2 })
     }
 
     async fn token(&self, caller: Caller<'_>, deadline: Timestamp) -> Result<LiveToken, AdminError> {

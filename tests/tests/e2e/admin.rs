@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use gatehouse_core::admin::operations::{
-    AppRevokeAccessScopes, AppRevokeAccessScopesVariables, AppUninstall, CurrentAppInstallation, Nothing, Shop,
-    UserError,
+    AppRevokeAccessScopes, AppRevokeAccessScopesVariables, AppUninstall, CurrentAppInstallation, Customers, Nothing,
+    PageOf, Shop, UserError,
 };
 use gatehouse_core::admin::{Admin, AdminError, Caller, Operation, Repeat};
 use gatehouse_core::aws::{self, Patience};
@@ -146,5 +146,43 @@ async fn many_processes_draw_from_one_bucket() {
     let asks = (0..12).map(|_| page.post(&shop, "/v1/admin/customers", json!({ "first": 20 })));
     for answer in futures_util::future::join_all(asks).await {
         assert_eq!(answer.status, 200, "{}", answer.text);
+    }
+}
+
+/// However many come at once and hear the same figures, each has its turn before its deadline: nobody is sent away for having
+/// come in vain a few times.
+#[tokio::test]
+async fn who_came_too_early_again_and_again_has_a_turn() {
+    let page = Page::open(Options::default()).await;
+    let shop = ShopDomain::parse(&page.shop()).unwrap();
+    assert_eq!(page.post(shop.as_str(), "/v1/admin/shop", json!({})).await.status, 200);
+    let mut clients = Vec::new();
+    for _ in 0..40 {
+        clients.push(client(&page.harness).await);
+    }
+    page.act("shop", json!({ "maximum": 400.0, "restore": 200.0, "available": 10.0 })).await;
+    let (first, deadline) = (PageOf { first: 20, after: None }, clock::now().plus_secs(60));
+    let asks = clients.iter().map(|client| client.run::<Customers>(Caller::Shop(&shop), &first, deadline));
+    for answer in futures_util::future::join_all(asks).await {
+        answer.unwrap();
+    }
+
+    // What Shopify says that a query costs is waited for, whatever the operation believes.
+    page.act("shop", json!({ "maximum": 400.0, "restore": 20.0, "available": 10.0 })).await;
+    clients[0].run::<Understated>(Caller::Shop(&shop), &Nothing {}, deadline).await.unwrap();
+}
+
+/// A query that costs far more than its operation believes.
+enum Understated {}
+
+impl Operation for Understated {
+    const NAME: &'static str = "understated";
+    const DOCUMENT: &'static str = "query understated { customers(first: 30) { nodes { id } } }";
+    const REPEAT: Repeat = Repeat::Freely;
+    type Variables = Nothing;
+    type Answer = Value;
+
+    fn cost(_: &Nothing) -> f64 {
+        1.0
     }
 }

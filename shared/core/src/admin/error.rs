@@ -155,12 +155,22 @@ pub(crate) enum Verdict {
     DeadToken,
     /// 403: the token does not expire and is therefore refused; nothing was done.
     NonExpiring,
-    /// Nothing was done; wait this long at least, by Shopify's word, or until the bucket has filled.
-    Throttled(Option<f64>, Option<ThrottleStatus>),
+    /// Nothing was done.
+    Throttled(Throttled),
     /// It may or may not have been carried out.
     Down,
     /// Another try would end the same way.
     Final(Refusal),
+}
+
+/// What a throttled call learns: each as Shopify's answer says it, if it does.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Throttled {
+    /// Seconds to wait at least.
+    pub(crate) retry_after: Option<f64>,
+    /// What the call costs, in points.
+    pub(crate) cost: Option<f64>,
+    pub(crate) status: Option<ThrottleStatus>,
 }
 
 /// A verdict that stands.
@@ -217,6 +227,8 @@ struct Extensions {
 #[serde(rename_all = "camelCase")]
 struct Cost {
     #[serde(default)]
+    requested_query_cost: Option<f64>,
+    #[serde(default)]
     throttle_status: Option<ThrottleStatus>,
 }
 
@@ -230,7 +242,7 @@ pub(crate) fn classify(status: u16, retry_after: Option<&str>, body: &[u8]) -> V
         403 => forbidden(body),
         404 => Final(Refusal::NotFound),
         423 => Final(Refusal::Locked),
-        429 => Verdict::Throttled(retry_after.and_then(seconds), None),
+        429 => Verdict::Throttled(Throttled { retry_after: retry_after.and_then(seconds), ..Throttled::default() }),
         430 => Final(Refusal::Rejected),
         400 => Final(Refusal::Misunderstood("400")),
         413 => Final(Refusal::Misunderstood("413")),
@@ -263,7 +275,8 @@ fn forbidden(body: &[u8]) -> Verdict {
 
 fn graphql(body: &[u8]) -> Verdict {
     let Ok(envelope) = serde_json::from_slice::<Envelope>(body) else { return Verdict::Final(Refusal::Unreadable) };
-    let status = envelope.extensions.and_then(|extensions| extensions.cost).and_then(|cost| cost.throttle_status);
+    let cost = envelope.extensions.and_then(|extensions| extensions.cost);
+    let (requested, status) = cost.map_or((None, None), |cost| (cost.requested_query_cost, cost.throttle_status));
     let errors = match envelope.errors {
         None | Some(Value::Null) => Vec::new(),
         Some(Value::Array(errors)) => errors,
@@ -280,7 +293,7 @@ fn graphql(body: &[u8]) -> Verdict {
     let code = |error: &Value| error["extensions"]["code"].as_str().unwrap_or_default().to_owned();
     let has = |wanted: &str| errors.iter().any(|error| code(error) == wanted);
     if has("THROTTLED") {
-        return Verdict::Throttled(None, status);
+        return Verdict::Throttled(Throttled { retry_after: None, cost: requested, status });
     }
     if has("INTERNAL_SERVER_ERROR") {
         return Verdict::Down;
@@ -314,6 +327,13 @@ mod tests {
             .into_bytes()
     }
 
+    fn throttled_answer() -> Vec<u8> {
+        let status = serde_json::json!({"maximumAvailable": 400.0, "currentlyAvailable": 10, "restoreRate": 200.0});
+        let cost = serde_json::json!({"requestedQueryCost": 62, "actualQueryCost": null, "throttleStatus": status});
+        let errors = serde_json::json!([{"message": "Throttled", "extensions": {"code": "THROTTLED"}}]);
+        serde_json::json!({"errors": errors, "extensions": {"cost": cost}}).to_string().into_bytes()
+    }
+
     #[test]
     fn statuses_and_bodies_are_told_apart() {
         let final_of = |status, body: &str| match classify(status, None, body.as_bytes()) {
@@ -335,8 +355,9 @@ mod tests {
         assert_eq!(classify(401, None, b""), Verdict::DeadToken);
         let old = "{\"errors\":\"[API] Non-expiring access tokens are no longer accepted for the Admin API.\"}";
         assert_eq!(classify(403, None, old.as_bytes()), Verdict::NonExpiring);
-        assert_eq!(classify(429, Some("2.0"), b""), Verdict::Throttled(Some(2.0), None));
-        assert_eq!(classify(429, Some("never"), b""), Verdict::Throttled(None, None));
+        let after = |retry_after| Verdict::Throttled(Throttled { retry_after, ..Throttled::default() });
+        assert_eq!(classify(429, Some("2.0"), b""), after(Some(2.0)));
+        assert_eq!(classify(429, Some("never"), b""), after(None));
         for down in [500, 502, 503, 504, 520, 530] {
             assert_eq!(classify(down, None, b"<h1>"), Verdict::Down);
         }
@@ -345,7 +366,14 @@ mod tests {
     #[test]
     fn errors_in_a_200_are_no_success() {
         let verdict = |code, message| classify(200, None, &error(code, message));
-        assert_eq!(verdict("THROTTLED", "Throttled"), Verdict::Throttled(None, None));
+        assert_eq!(verdict("THROTTLED", "Throttled"), Verdict::Throttled(Throttled::default()));
+        let body = throttled_answer();
+        let said = Throttled {
+            retry_after: None,
+            cost: Some(62.0),
+            status: Some(ThrottleStatus { maximum_available: 400.0, currently_available: 10.0, restore_rate: 200.0 }),
+        };
+        assert_eq!(classify(200, None, &body), Verdict::Throttled(said));
         assert_eq!(
             verdict("ACCESS_DENIED", "Access denied for customers field."),
             Verdict::Final(Refusal::MissingScope)
