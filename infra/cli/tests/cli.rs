@@ -4,14 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
 
-use gatehouse_core::config::{AppSettings, BaseSettings, Reader, ShopifySettings, TableSettings, markdown_table};
+use gatehouse_core::clock;
+use gatehouse_core::config::markdown_table;
 use gatehouse_core::privacy::{Kind, RequestId};
-use gatehouse_core::secrets::SecretStore;
 use gatehouse_core::store::{Due, Item, Key};
 use gatehouse_core::vault::{Imported, Vault};
-use gatehouse_core::{aws, clock};
 use gatehouse_local::Options;
 use gatehouse_shopify::{Scopes, ShopDomain};
 use gatehouse_tests::Harness;
@@ -68,22 +66,6 @@ async fn quiet() -> Harness {
     Harness::without_build(Options { mappings: false, ..Options::default() }).await
 }
 
-async fn vault(harness: &Harness) -> Vault {
-    let settings = harness.local.settings().clone();
-    let (base, app, table, shopify) = Reader::read(
-        move |name| settings.get(name).cloned(),
-        |reader| {
-            let (base, app) = (BaseSettings::read(reader), AppSettings::read(reader));
-            let (table, shopify) = (TableSettings::read(reader), ShopifySettings::read(reader));
-            Some((base?, app?, table?, shopify?))
-        },
-    )
-    .unwrap();
-    let config = aws::local_config(&base, aws::Patience::Request).await;
-    let secrets = Arc::new(SecretStore::new(aws::secrets_manager(&config), app.secrets_id.clone()));
-    Vault::connect(&config, &app, &table, &shopify, secrets).unwrap()
-}
-
 fn shop(name: &str) -> ShopDomain {
     ShopDomain::parse(&format!("{name}.myshopify.com")).unwrap()
 }
@@ -127,7 +109,7 @@ async fn the_readme_has_the_table_of_settings() {
 #[tokio::test]
 async fn a_migration_tries_stops_goes_on_and_may_be_run_twice() {
     let harness = quiet().await;
-    let vault = vault(&harness).await;
+    let vault = harness.vault().await;
     for name in ["gatehouse-demo", "hinode-books"] {
         import(&harness, &vault, &shop(name)).await;
     }
@@ -162,7 +144,7 @@ async fn a_migration_tries_stops_goes_on_and_may_be_run_twice() {
 #[tokio::test]
 async fn a_migration_that_fails_says_where_and_is_not_called_a_success() {
     let harness = quiet().await;
-    let vault = vault(&harness).await;
+    let vault = harness.vault().await;
     import(&harness, &vault, &shop("hinode-books")).await;
     let fault = json!({ "shop": "hinode-books.myshopify.com", "kind": "status", "status": 403, "count": 50 });
     harness.local.shopify().act("fault", &fault).await.unwrap();
@@ -213,7 +195,7 @@ async fn dead_letters_are_shown_without_their_bodies_and_sent_back() {
 #[tokio::test]
 async fn the_ledger_is_shown_as_it_stands() {
     let harness = quiet().await;
-    let vault = vault(&harness).await;
+    let vault = harness.vault().await;
     let (of, now) = (shop("one"), clock::now());
     let id = RequestId::new(now, Kind::ShopRedact, "w-1");
     let due = now.plus_secs(30 * 86_400);

@@ -171,24 +171,14 @@ impl Eye {
                 ("DELIVERY", id) if text("state") == "in_progress" => {
                     shop.given_up.insert(id.to_owned(), String::new());
                 }
-                ("CUSTOMER", id) => {
-                    let key = key.as_ref().expect("what is sealed has its key");
-                    let id: u64 = id.parse().expect("customers have numbers");
-                    let at = Key::customer(domain, id);
-                    match self.content(key, &at, item) {
-                        Some(content) => drop(shop.customers.insert(id, content)),
-                        None => drop(shop.residue.insert(format!("customer {id} that does not open"))),
-                    }
-                }
-                ("ORDER", id) => {
-                    let key = key.as_ref().expect("what is sealed has its key");
-                    let id: u64 = id.parse().expect("orders have numbers");
-                    let at = Key::order(domain, id);
-                    match self.content(key, &at, item) {
-                        Some(content) => drop(shop.orders.insert(id, content)),
-                        None => drop(shop.residue.insert(format!("order {id} that does not open"))),
-                    }
-                }
+                ("CUSTOMER", id) => match self.content(key.as_ref(), |id| Key::customer(domain, id), id, item) {
+                    Some((id, content)) => drop(shop.customers.insert(id, content)),
+                    None => drop(shop.residue.insert(format!("customer {id} that does not open"))),
+                },
+                ("ORDER", id) => match self.content(key.as_ref(), |id| Key::order(domain, id), id, item) {
+                    Some((id, content)) => drop(shop.orders.insert(id, content)),
+                    None => drop(shop.residue.insert(format!("order {id} that does not open"))),
+                },
                 ("CONTACT", rest) => {
                     let (hash, target) = rest.split_once('#').unwrap_or((rest, ""));
                     shop.lookups.insert(format!("{} -> {target}", plain(hash)));
@@ -212,11 +202,19 @@ impl Eye {
         }
     }
 
-    fn content<T: serde::de::DeserializeOwned>(&self, key: &DataKey, at: &Key, item: &Value) -> Option<T> {
+    /// A mirrored record by its number; `None` when it is not what its place says, or sealed for another.
+    fn content<T: serde::de::DeserializeOwned>(
+        &self,
+        key: Option<&DataKey>,
+        place: impl Fn(u64) -> Key,
+        id: &str,
+        item: &Value,
+    ) -> Option<(u64, T)> {
+        let id: u64 = id.parse().ok()?;
         let sealed = STANDARD.decode(item["sealed"]["B"].as_str()?).ok()?;
         let (table, attribute, purpose) = (self.table.name(), "sealed", Purpose::PersonalData);
-        let plain = key.open(&Place { table, key: at, attribute, purpose }, &sealed).ok()?;
-        serde_json::from_slice(&plain).ok()
+        let plain = key?.open(&Place { table, key: &place(id), attribute, purpose }, &sealed).ok()?;
+        Some((id, serde_json::from_slice(&plain).ok()?))
     }
 }
 

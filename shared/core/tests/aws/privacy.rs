@@ -514,3 +514,14 @@ async fn an_export_goes_on_its_day() {
     assert!(house.objects().await.is_empty());
     assert!(rows(end.plus_secs(60)).await.is_empty());
 }
+
+#[tokio::test]
+async fn a_list_that_shows_nobody_leaves_no_record_of_a_read() {
+    let (house, one) = (House::start().await, shop("one"));
+    let mirror = house.privacy.mirror();
+    mirror.put_customer(&one, &customer(JOHN, "john@example.com", at(-9)), at(-9), NOW).await.unwrap();
+    mirror.delete_customer(&one, JOHN, at(-1), NOW).await.unwrap();
+    let page = mirror.customers_page(&one, None, 10, &Actor::User(7), NOW).await.unwrap();
+    assert!(page.customers.is_empty());
+    assert!(house.all_of(&one).await.keys().all(|key| !key.contains("AUDIT#")));
+}
