@@ -80,8 +80,9 @@ async fn learn_scopes(api: &Api, request: &Request, merchant: &Merchant) {
     if !stored.covers(&api.settings.scopes.required) {
         return;
     }
-    // Before the question: news that comes in meanwhile is newer.
-    let now = clock::now();
+    // As of before the question, by a clock that may be ahead of Shopify's: news that comes in meanwhile is newer, and so is
+    // what the merchant grants within the next minute.
+    let as_of = clock::now().plus_millis(-gatehouse_core::vault::MAX_SKEW_MILLIS);
     let run = api.admin.run::<CurrentAppInstallation>(merchant.caller(api), &Nothing {}, api.deadline(request));
     // The client has logged why.
     let Ok(answer) = run.await else { return };
@@ -90,7 +91,7 @@ async fn learn_scopes(api: &Api, request: &Request, merchant: &Merchant) {
     if granted == *stored {
         return;
     }
-    match api.vault.on_scopes_update(merchant.shop(), now, now, &granted).await {
+    match api.vault.on_scopes_update(merchant.shop(), as_of, as_of, &granted).await {
         Ok(_) => tracing::info!(shop = %merchant.shop(), "other scopes are granted than were stored"),
         Err(error) => tracing::warn!(shop = %merchant.shop(), code = error.code(), "the granted scopes are not stored"),
     }

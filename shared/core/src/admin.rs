@@ -180,8 +180,12 @@ impl Admin {
                     failed += 1;
                     let wait = Duration::from_millis(100 << failed).mul_f64(0.5 + fastrand::f64());
                     if failed >= MOST_FAILED || left(deadline) < wait + LEAST {
-                        let reads = O::REPEAT == Repeat::Freely;
-                        return Err(if reads { AdminError::Down } else { AdminError::OutcomeUnknown });
+                        return Err(match O::REPEAT {
+                            // The last try had hardly any time left: what used it up is the truth.
+                            Repeat::Freely if throttled > 0 && failed == 1 => AdminError::Throttled { retry_after: 2 },
+                            Repeat::Freely => AdminError::Down,
+                            _ => AdminError::OutcomeUnknown,
+                        });
                     }
                     tokio::time::sleep(wait).await;
                 }

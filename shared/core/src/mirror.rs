@@ -31,7 +31,7 @@ use zeroize::Zeroizing;
 const TRIES: u32 = 10;
 
 /// Tombstones of one transaction; DynamoDB takes 100 writes.
-const STONES: usize = 90;
+pub(crate) const STONES: usize = 90;
 
 /// Reads that are under way at once.
 const READS: usize = 16;
@@ -40,6 +40,8 @@ const READS: usize = 16;
 const SEALED: &str = "sealed";
 /// When the item was written, in milliseconds: what predates an uninstall is told by it.
 pub(crate) const WRITTEN_AT: &str = "written_at";
+/// When what a mirrored record tells came about, by Shopify's word: a late delivery is older than its writing.
+pub(crate) const EVENT_AT: &str = "event_at";
 /// Tombstone: Shopify deleted the record.
 const DELETED_AT: &str = "deleted_at";
 /// Tombstone: its personal data was erased.
@@ -144,6 +146,20 @@ pub(crate) struct Graves<'a> {
     /// Keyed hashes under which no customer comes back: those by which alone the request names somebody. The other contacts
     /// of an erased customer may be a neighbour's too.
     pub(crate) addresses: &'a [String],
+}
+
+impl Graves<'_> {
+    /// Where the tombstones stand, each once.
+    pub(crate) fn stones(&self, shop: &ShopDomain, key: &ShopKey) -> Vec<Key> {
+        let customers = self.customers.iter().map(|id| Key::gone(shop, "CUSTOMER", &key.customer(*id)));
+        let orders = self.orders.iter().map(|id| Key::gone(shop, "ORDER", &key.order(*id)));
+        let contacts = self.contacts.iter().map(|hash| Key::gone(shop, "CONTACT", hash));
+        let addresses = self.addresses.iter().map(|hash| Key::gone(shop, "ADDRESS", hash));
+        let mut stones: Vec<_> = customers.chain(orders).chain(contacts).chain(addresses).collect();
+        stones.sort_unstable_by(|a, b| a.sk().cmp(b.sk()));
+        stones.dedup();
+        stones
+    }
 }
 
 /// A tombstone that a write must be newer than, and which of its times count.
@@ -496,37 +512,28 @@ impl Mirror {
         item.map(|item| self.open(key, &item)).transpose()
     }
 
-    /// Sets the tombstones of an erasure, before anything is erased: from here on nothing as old as `at` comes back.
+    /// Sets some tombstones of an erasure, at most [`STONES`], before anything is erased: from here on nothing as old as `at`
+    /// comes back.
     pub(crate) async fn bury_redacted(
         &self,
         fence: &Fence,
-        graves: &Graves<'_>,
+        stones: &[Key],
         at: Timestamp,
         now: Timestamp,
     ) -> Result<(), DataError> {
-        let (shop, key) = (fence.shop(), self.key(fence, now).await?);
-        let customers = graves.customers.iter().map(|id| Key::gone(shop, "CUSTOMER", &key.customer(*id)));
-        let orders = graves.orders.iter().map(|id| Key::gone(shop, "ORDER", &key.order(*id)));
-        let contacts = graves.contacts.iter().map(|hash| Key::gone(shop, "CONTACT", hash));
-        let addresses = graves.addresses.iter().map(|hash| Key::gone(shop, "ADDRESS", hash));
-        let mut stones: Vec<_> = customers.chain(orders).chain(contacts).chain(addresses).collect();
-        stones.sort_unstable_by(|a, b| a.sk().cmp(b.sk()));
-        stones.dedup();
-        for some in stones.chunks(STONES) {
-            let mut writes: Vec<_> = some.iter().map(|key| self.stone(key.clone(), REDACTED_AT, at, now)).collect();
-            writes.push(fence.check());
-            match self.table.transact(writes).await {
-                Ok(()) => {}
-                // Some stand as high already.
-                Err(StoreError::ConditionFailed { at: place, .. }) if place < some.len() => {
-                    for key in some {
-                        self.bury(fence, key.clone(), REDACTED_AT, at, now).await?;
-                    }
+        let mut writes: Vec<_> = stones.iter().map(|key| self.stone(key.clone(), REDACTED_AT, at, now)).collect();
+        writes.push(fence.check());
+        match self.table.transact(writes).await {
+            Ok(()) => Ok(()),
+            // Some stand higher already.
+            Err(StoreError::ConditionFailed { at: place, .. }) if place < stones.len() => {
+                for key in stones {
+                    self.bury(fence, key.clone(), REDACTED_AT, at, now).await?;
                 }
-                Err(error) => return Err(error.into()),
+                Ok(())
             }
+            Err(error) => Err(error.into()),
         }
-        Ok(())
     }
 
     /// Takes out one record that is no newer than `at`, with its look-up rows. True when there was one.
@@ -566,6 +573,7 @@ impl Mirror {
             .text("version", version.encode())
             .text("contacts", contacts.join(" "))
             .bytes(SEALED, key.seal(&target.key(shop), SEALED, content)?)
+            .time(EVENT_AT, version.time())
             .time(WRITTEN_AT, now);
         Ok(match expires {
             Some(at) => item.expires(at),
@@ -648,7 +656,8 @@ impl Mirror {
 
     fn stone(&self, key: Key, what: &'static str, at: Timestamp, now: Timestamp) -> Write {
         let changes = Changes::new().time(what, at).time(WRITTEN_AT, now).expires(self.keep.tombstones(now));
-        Write::Update { key, changes, only_if: Some(Cond::absent_or_below(what, at.millis())) }
+        // As high is high enough: an erasure that is repeated sets them again, many at once.
+        Write::Update { key, changes, only_if: Some(Cond::Absent(what).or(Cond::at_most(what, at.millis()))) }
     }
 
     fn open<T: serde::de::DeserializeOwned>(&self, key: &ShopKey, item: &Item) -> Result<T, DataError> {
@@ -746,6 +755,9 @@ const OWNED: &str = "owned";
 /// What the look-up rows of an item hold.
 fn look_up_row(item: &Item, now: Timestamp) -> Item {
     let mut row = Item::new().time(WRITTEN_AT, now);
+    if let Some(at) = item.get_time(EVENT_AT) {
+        row = row.time(EVENT_AT, at);
+    }
     if let Some(secs) = item.get_number(SCHEMA.ttl) {
         row = row.expires(Timestamp::from_secs(secs));
     }

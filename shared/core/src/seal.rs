@@ -127,6 +127,20 @@ impl SealError {
         matches!(self, Self::Throttled | Self::Down)
     }
 
+    /// True when what is stored will never open again where it lies. Not for a format of a newer version, which opens once that
+    /// version is back.
+    pub fn is_damage(self) -> bool {
+        matches!(
+            self,
+            Self::WrongContext
+                | Self::WrongKey
+                | Self::ForeignKey
+                | Self::Tampered
+                | Self::WrongPlace
+                | Self::Truncated
+        )
+    }
+
     /// True when KMS will not let the key be used, whatever is stored: an operator must act.
     pub fn is_refusal(self) -> bool {
         matches!(self, Self::Denied | Self::KeyDisabled | Self::KeyPendingDeletion | Self::NoKey)

@@ -28,6 +28,7 @@ use std::time::Duration;
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 use gatehouse_life as life;
+pub use gatehouse_life::MAX_SKEW_MILLIS;
 use gatehouse_shopify::callback::CodeExchange;
 use gatehouse_shopify::id_token::ExchangeSubject;
 use gatehouse_shopify::token::TokenError;
@@ -72,6 +73,22 @@ pub struct Parts {
     pub clock: Clock,
 }
 
+/// What of a row belongs to its tokens.
+const SEALED: [&str; 11] = [
+    name::ACCESS,
+    name::ACCESS_EXPIRES,
+    name::REFRESH,
+    name::REFRESH_EXPIRES,
+    name::SPARES,
+    name::SPARE_COUNT,
+    name::ORIGINAL,
+    // Without its data key nothing that it sealed can be read again, wherever a copy lies.
+    name::KEY,
+    name::KMS_KEY,
+    name::DUE_SHARD,
+    name::DUE_AT,
+];
+
 /// A token that Shopify honours, to the best of our knowledge. No `Debug`.
 pub struct LiveToken {
     /// Whose.
@@ -86,6 +103,8 @@ pub struct LiveToken {
     pub expires: Option<Timestamp>,
     /// Shopify has frozen or locked the shop, so that this is the token that was there before.
     paused: bool,
+    /// It was read from the store; Shopify has not just given it to us.
+    read: bool,
 }
 
 /// Why there is no token.
@@ -470,9 +489,16 @@ impl Vault {
             };
             match decision {
                 None => return Ok(Uninstall::Undecided),
-                Some(life::OnUninstalled::Keep | life::OnUninstalled::Ambiguous { .. }) => return Ok(Uninstall::Kept),
+                // Another process got tokens while we were about to ask for ours.
+                Some(life::OnUninstalled::Ambiguous { .. }) => {}
+                Some(life::OnUninstalled::Keep) => {
+                    self.note_removal(shop, triggered_at).await?;
+                    return Ok(Uninstall::Kept);
+                }
                 Some(life::OnUninstalled::Forget { version }) => {
-                    if self.forget(shop, version, triggered_at).await? {
+                    let gone_at =
+                        record.and_then(|record| record.gone_at).map_or(triggered_at, |at| at.max(triggered_at));
+                    if self.forget(shop, version, gone_at).await? {
                         self.forget_users(shop, triggered_at).await?;
                         tracing::info!(%shop, "the app was removed: tokens and data key deleted");
                         return Ok(Uninstall::Forgotten);
@@ -497,6 +523,9 @@ impl Vault {
             return Some(if older { life::OnUninstalled::Forget { version } } else { life::OnUninstalled::Keep });
         }
         let probe = match self.replace_refused(shop, version, deadline).await {
+            // Only an answer of Shopify's to ourselves says that the installation lives: what another process wrote meanwhile
+            // it may have asked for before the removal.
+            Ok(token) if token.read => return Some(life::OnUninstalled::Ambiguous { version: token.version }),
             Ok(_) => life::Probe::Alive,
             Err(VaultError::NeedsReauth) => match self.installation(shop).await {
                 Ok(Some(now)) if now.status == life::Status::NeedsReauth => life::Probe::Dead { version: now.version },
@@ -507,27 +536,69 @@ impl Vault {
         life::after_probe(probe)
     }
 
+    /// That the app was removed at this time, although there are younger tokens: without it an erasure of the shop would take
+    /// what the merchant has come back to. Without an installation there is nothing to note it on.
+    async fn note_removal(&self, shop: &ShopDomain, gone_at: Timestamp) -> Result<(), StoreError> {
+        let changes = Changes::new().time(name::GONE_AT, gone_at);
+        let only_if = Cond::exists().and(Cond::absent_or_below(name::GONE_AT, gone_at.millis()));
+        match self.parts.table.update(&Key::install(shop), changes, Some(only_if)).await {
+            Ok(_) | Err(StoreError::ConditionFailed { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes sealed tokens that do not open any more, with their data key, so that a merchant who is present can bring new
+    /// ones. Nothing is lost: nobody can read them. True when there is now nothing in a new grant's way.
+    async fn discard_unreadable(&self, shop: &ShopDomain) -> Result<bool, VaultError> {
+        let at = Key::install(shop);
+        let Some(item) = self.parts.table.get(&at).await? else { return Ok(true) };
+        let version = item::record(&item)?.version;
+        match self.readable(shop, &at, &item).await {
+            // Another process was faster.
+            Ok(()) => return Ok(true),
+            Err(error) if error.is_damage() => {}
+            Err(error) => return Err(error.into()),
+        }
+        let changes = SEALED
+            .into_iter()
+            .fold(Changes::new(), Changes::remove)
+            .text(name::STATUS, life::Status::NeedsReauth.as_str())
+            .number(name::VERSION, item::stored_version(version + 1))
+            .remove(name::LEASE_OWNER)
+            .remove(name::LEASE_UNTIL);
+        let unchanged = Cond::number(name::VERSION, item::stored_version(version));
+        match self.parts.table.update(&at, changes, Some(unchanged)).await {
+            Ok(_) => {
+                tracing::warn!(%shop, "tokens that do not open are discarded: the merchant's presence brings new ones");
+                Ok(true)
+            }
+            Err(StoreError::ConditionFailed { .. }) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether all that is sealed in the row opens.
+    async fn readable(&self, shop: &ShopDomain, at: &Key, item: &Item) -> Result<(), SealError> {
+        let Some(wrapped) = item::wrapped_key(item) else {
+            return if item.has(name::ACCESS) { Err(SealError::WrongPlace) } else { Ok(()) };
+        };
+        let key = self.parts.sealer.key(shop, Purpose::Tokens, &wrapped, self.now()).await?;
+        for attribute in [name::ACCESS, name::REFRESH, name::SPARES, name::ORIGINAL] {
+            if item.has(attribute) {
+                self.open(&key, at, item, attribute)?;
+            }
+        }
+        Ok(())
+    }
+
     /// One write; true when the version was still that.
     async fn forget(&self, shop: &ShopDomain, version: u64, gone_at: Timestamp) -> Result<bool, StoreError> {
-        let changes = [
-            name::ACCESS,
-            name::ACCESS_EXPIRES,
-            name::REFRESH,
-            name::REFRESH_EXPIRES,
-            name::SPARES,
-            name::SPARE_COUNT,
-            name::ORIGINAL,
-            // Without its data key nothing that it sealed can be read again, wherever a copy lies.
-            name::KEY,
-            name::KMS_KEY,
-            name::DUE_SHARD,
-            name::DUE_AT,
-        ]
-        .into_iter()
-        .fold(Changes::new(), Changes::remove)
-        .text(name::STATUS, life::Status::Uninstalled.as_str())
-        .number(name::VERSION, item::stored_version(version + 1))
-        .time(name::GONE_AT, gone_at);
+        let changes = SEALED
+            .into_iter()
+            .fold(Changes::new(), Changes::remove)
+            .text(name::STATUS, life::Status::Uninstalled.as_str())
+            .number(name::VERSION, item::stored_version(version + 1))
+            .time(name::GONE_AT, gone_at);
         let unchanged = Cond::number(name::VERSION, item::stored_version(version));
         match self.parts.table.update(&Key::install(shop), changes, Some(unchanged)).await {
             Ok(_) => Ok(true),

@@ -16,7 +16,8 @@ pub enum OnUninstalled {
         /// The version that was decided upon.
         version: u64,
     },
-    /// The tokens are younger than the uninstall, or there are none: change nothing.
+    /// The tokens are younger than the uninstall, or there are none: they stay. The driver notes the removal's time all the
+    /// same (`gone_at`, which only grows): what an erasure takes depends on it.
     Keep,
     /// The times lie too close together to tell. Ask Shopify with a live token, then [`after_probe`].
     Ambiguous {

@@ -134,7 +134,7 @@ mod tests {
     proptest! {
         #[test]
         fn after_the_wait_there_is_enough(
-            maximum in 1.0f64..20_000.0, available in 0.0f64..20_000.0, restore in 1.0f64..2_000.0, cost in 0.0f64..20_000.0,
+            maximum in 1.0f64..20_000.0, available in 0.0f64..20_000.0, restore in 10.0f64..2_000.0, cost in 0.0f64..20_000.0,
         ) {
             let buckets = Buckets::default();
             buckets.learn(&shop("a"), status(maximum, available, restore), NOW);

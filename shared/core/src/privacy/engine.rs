@@ -20,7 +20,7 @@ use super::{Budget, DataError, Retention, export, sections};
 use crate::audit::{self, Actor};
 use crate::aws;
 use crate::config::{AppSettings, QueueSettings, TableSettings};
-use crate::mirror::{Graves, Mirror, ShopKey, WRITTEN_AT};
+use crate::mirror::{Graves, Mirror, STONES, ShopKey, WRITTEN_AT};
 use crate::queue::{Body, Envelope, QueueError, Source, Version};
 use crate::seal::{Bounds, Sealer};
 use crate::store::{Cond, Cursor, Due, Fence, Item, Key, StoreError, Table, Write};
@@ -76,11 +76,54 @@ impl Job {
     }
 }
 
+/// An export's file as it lies complete in the bucket.
+struct Finished {
+    bytes: u64,
+    expires: Timestamp,
+    counts: BTreeMap<String, u64>,
+}
+
+impl Finished {
+    fn read(row: &Item) -> Result<Self, StoreError> {
+        let malformed = || StoreError::Malformed(BYTES);
+        let counts = row.get_text(COUNTS).map(serde_json::from_str).transpose().map_err(|_| malformed())?;
+        Ok(Self {
+            bytes: u64::try_from(row.need_number(BYTES)?).map_err(|_| malformed())?,
+            expires: row.get_time(ENDS_AT).ok_or_else(malformed)?,
+            counts: counts.unwrap_or_default(),
+        })
+    }
+
+    fn onto(&self, row: Item) -> Result<Item, StoreError> {
+        let counts = serde_json::to_string(&self.counts).map_err(|_| StoreError::Malformed(COUNTS))?;
+        Ok(row.number(BYTES, i64::try_from(self.bytes).unwrap_or(i64::MAX)).text(COUNTS, counts))
+    }
+}
+
+/// What came of announcing an export in the table.
+enum Announced {
+    /// It is this worker's to write.
+    Open,
+    /// Another worker has written it.
+    Finished(Finished),
+    /// An erasure took it away.
+    Erased,
+}
+
+/// What came of writing an export.
+enum Written {
+    Finished(Finished),
+    /// It was paused, closed, or given up; as [`Privacy::collect`] has it.
+    Ended(Option<Outcome>),
+}
+
 const JOB: &str = "JOB";
-/// On an export's row: how large the finished file is.
+/// On an export's row: how large the finished file is. From then on it is never written again, only handed out or erased.
 const BYTES: &str = "bytes";
-/// For so long a finished export is left to the worker that finished it: no invocation takes longer.
-const FINISHING_SECS: i64 = 15 * 60;
+/// Beside it: how many records of which section are in the file.
+const COUNTS: &str = "counts";
+/// Beside it: when the file goes.
+const ENDS_AT: &str = "ends_at";
 const SEALED: &str = "sealed";
 
 impl Privacy {
@@ -209,7 +252,7 @@ impl Privacy {
             let item = self.table.get(&Key::export(shop, name)).await?.ok_or(DataError::NotFound)?;
             let ready = item.get_number(BYTES).and_then(|bytes| u64::try_from(bytes).ok());
             let (Some(bytes), false) = (ready, item.is_expired(now)) else { return Err(DataError::NotFound) };
-            let expires_at = item.get_time("ends_at").ok_or(StoreError::Malformed("ends_at"))?;
+            let expires_at = item.get_time(ENDS_AT).ok_or(StoreError::Malformed(ENDS_AT))?;
             let marks = item.get_text("subjects").unwrap_or_default().split(' ').map(str::to_owned);
             let marks: Vec<String> = marks.collect();
             audit::record(&self.table, &fence, reader, "export.open", 1, &marks, now, &self.keep).await?;
@@ -351,6 +394,8 @@ impl Privacy {
                 None => {
                     let subject = self.begin(shop, &key, id, &job, now).await?;
                     job.subject = Some(subject.clone());
+                    // The subject has them, and an item holds 400 KB.
+                    job.asked.orders.clear();
                     self.save(shop, &key, id, &job, now).await?;
                     subject
                 }
@@ -358,11 +403,12 @@ impl Privacy {
             if id.kind() != Kind::DataRequest {
                 return self.redact(id, &key, job, &subject, budget, now).await;
             }
-            let (asked, triggered_at) = (job.asked.clone(), job.triggered_at);
+            let (mut asked, triggered_at) = (job.asked.clone(), job.triggered_at);
+            asked.orders.clone_from(&subject.order_ids);
             if let Some(outcome) = self.collect(id, &key, job, &subject, budget, now).await? {
                 return Ok(outcome);
             }
-            // All that was collected, and whom the mirror knew the customer as, was erased.
+            // All that was collected, and whom the mirror knew the customer as, was erased; or the file is another's by now.
             job = Job::new(asked, triggered_at);
             self.save(shop, &key, id, &job, now).await?;
         }
@@ -387,7 +433,7 @@ impl Privacy {
                 contacts: &contacts,
                 addresses: &address.map(|by| key.contacts(by.email(), by.phone())).unwrap_or_default(),
             };
-            self.bury(shop, &graves, job.triggered_at, now).await?;
+            self.bury(shop, key, &graves, job.triggered_at, now).await?;
         }
         let subject = self.subject(shop, key, id, job, now).await?;
         ledger::concerns(&self.table, shop, id, &subject.marks).await?;
@@ -451,9 +497,10 @@ impl Privacy {
         let shop = &subject.shop;
         if job.section.is_none() {
             // Tombstones first: from here on nothing as old as the request is stored, so the pages below see all there is.
-            let Subject { customer_ids, order_ids, contacts, .. } = subject;
-            let graves = Graves { customers: customer_ids, orders: order_ids, contacts, addresses: &[] };
-            self.bury(shop, &graves, subject.as_of, now).await?;
+            // Of the orders those that the request names have theirs since it was begun.
+            let Subject { customer_ids, contacts, .. } = subject;
+            let graves = Graves { customers: customer_ids, orders: &[], contacts, addresses: &[] };
+            self.bury(shop, key, &graves, subject.as_of, now).await?;
         }
         let mut at = self.registry.position(job.section.as_deref()).unwrap_or(0);
         while let Some(section) = self.registry.sections().get(at) {
@@ -478,22 +525,25 @@ impl Privacy {
         self.close(shop, id, state, &Closing { counts: Some(&job.counts), ..Closing::default() }, now).await
     }
 
-    /// Tombstones, and the fence behind them.
+    /// Tombstones, and the fence behind them. Each few for themselves: a shop that is busy disturbs no more than those.
     async fn bury(
         &self,
         shop: &ShopDomain,
+        key: &ShopKey,
         graves: &Graves<'_>,
         at: Timestamp,
         now: Timestamp,
     ) -> Result<(), DataError> {
-        let bury = move |fence: Fence| async move {
-            // The shop was erased meanwhile: nothing of it may stay, and nothing as old as this comes back.
-            if fence.is_erased(at) {
-                return Ok(());
-            }
-            self.mirror.bury_redacted(&fence, graves, at, now).await
-        };
-        Fence::hold(&self.table, shop, bury).await?;
+        for some in graves.stones(shop, key).chunks(STONES) {
+            let bury = move |fence: Fence| async move {
+                // The shop was erased meanwhile: nothing of it may stay, and nothing as old as this comes back.
+                if fence.is_erased(at) {
+                    return Ok(());
+                }
+                self.mirror.bury_redacted(&fence, some, at, now).await
+            };
+            Fence::hold(&self.table, shop, bury).await?;
+        }
         Ok(Fence::raise(&self.table, shop, None, self.keep.tombstones(now)).await?)
     }
 
@@ -521,64 +571,97 @@ impl Privacy {
         }
     }
 
-    /// Goes on with an export. `None` when an erasure of the customer that is older than the request came in between: then it
-    /// begins again, with what has come since.
+    /// Goes on with an export. `None` when it begins again: an erasure of the customer that is older than the request came in
+    /// between, so that it is made of what has come since; or another worker has ended the upload.
     async fn collect(
+        &self,
+        id: &RequestId,
+        key: &ShopKey,
+        job: Job,
+        subject: &Subject,
+        budget: &mut Budget,
+        now: Timestamp,
+    ) -> Result<Option<Outcome>, DataError> {
+        let (shop, name) = (&subject.shop, &id.to_string());
+        let expires = self.keep.exports(now);
+        let row = &Item::new()
+            .due(Due::Retention, shop, expires)
+            .text("request", name)
+            .text("subjects", subject.marks.join(" "))
+            .time(WRITTEN_AT, now)
+            .time(ENDS_AT, expires)
+            .expires(expires);
+        // From here on an erasure of this customer finds the export, finished or not. One that is over took the job.
+        let resumed = job.writing.is_some();
+        let announce = move |fence: Fence| async move {
+            if self.table.get(&job_key(shop, id)).await?.is_none() {
+                return Ok(Announced::Erased);
+            }
+            // The message came twice, or a worker was killed when it had the file done but for saying so.
+            let stored = self.table.get(&Key::export(shop, name)).await?;
+            if let Some(stored) = stored.filter(|stored| stored.has(BYTES) && !stored.is_expired(now)) {
+                return Ok(Announced::Finished(Finished::read(&stored)?));
+            }
+            let unfinished = Cond::Absent(BYTES).or(Cond::new_or_expired(now));
+            // What an earlier worker has announced and an erasure taken away is not gone on with.
+            let only_if = if resumed { Cond::exists().and(unfinished) } else { unfinished };
+            let put = Write::Put { key: Key::export(shop, name), item: row.clone(), only_if: Some(only_if) };
+            match self.table.transact(vec![put, ledger::is_open(shop, id), fence.check()]).await {
+                Ok(()) => Ok(Announced::Open),
+                Err(StoreError::ConditionFailed { at: 0, .. }) if resumed => Ok(Announced::Erased),
+                Err(StoreError::ConditionFailed { at: 0 | 1, .. }) => Err(DataError::Busy),
+                Err(error) => Err(DataError::from(error)),
+            }
+        };
+        let finished = match Fence::hold(&self.table, shop, announce).await? {
+            Announced::Erased => return self.give_up(shop, id, now).await,
+            Announced::Finished(finished) => finished,
+            Announced::Open => match self.write_export(id, key, job, subject, row, budget, now).await {
+                Ok(Written::Finished(finished)) => finished,
+                Ok(Written::Ended(outcome)) => return Ok(outcome),
+                // Another worker has completed the upload, or ended it when its own was complete.
+                Err(DataError::Bucket(code)) if code == "NoSuchUpload" || code == export::TAIL_MISSING => {
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        export::tidy(&self.objects, &Objects::export_key(shop, name)).await?;
+        let Finished { bytes, expires, counts } = &finished;
+        let (marks, reader) = (&subject.marks, &Actor::System("data_request"));
+        let count = usize::try_from(counts.values().sum::<u64>()).unwrap_or(usize::MAX);
+        let recorded = Fence::hold(&self.table, shop, move |fence| async move {
+            if self.table.get(&Key::export(shop, name)).await?.is_none() {
+                return Ok(false);
+            }
+            audit::record(&self.table, &fence, reader, "export.make", count, marks, now, &self.keep).await?;
+            Ok::<_, DataError>(true)
+        });
+        if !recorded.await? {
+            return self.give_up(shop, id, now).await;
+        }
+        let closing = Closing { counts: Some(counts), export: Some((*bytes, *expires)), decision: None };
+        self.close(shop, id, State::Done, &closing, now).await.map(Some)
+    }
+
+    /// Writes what is missing of an export that `row` announces, within the budget.
+    #[expect(clippy::too_many_arguments, reason = "the second half of one function")]
+    async fn write_export(
         &self,
         id: &RequestId,
         key: &ShopKey,
         mut job: Job,
         subject: &Subject,
+        row: &Item,
         budget: &mut Budget,
         now: Timestamp,
-    ) -> Result<Option<Outcome>, DataError> {
-        let shop = &subject.shop;
-        let name = id.to_string();
-        let expires = self.keep.exports(now);
-        let object = Objects::export_key(shop, &name);
-        let row = Item::new()
-            .due(Due::Retention, shop, expires)
-            .text("request", &name)
-            .text("subjects", subject.marks.join(" "))
-            .time(WRITTEN_AT, now)
-            .time("ends_at", expires)
-            .expires(expires);
-        // From here on an erasure of this customer finds the export, finished or not. One that is over took the job.
-        let (name, row) = (&name, &row);
-        let resumed = job.writing.is_some();
-        let announce = move |fence: Fence| async move {
-            if self.table.get(&job_key(shop, id)).await?.is_none() {
-                return Ok(false);
-            }
-            let stored = self.table.get(&Key::export(shop, name)).await?;
-            let finished = stored.filter(|stored| stored.has(BYTES));
-            // The message came twice, and another worker has it done but for saying so. To begin again, and to be killed
-            // over it, would leave the merchant a request that is done and has no file.
-            let since = finished.as_ref().and_then(|stored| stored.get_time(WRITTEN_AT));
-            if since.is_some_and(|at| now.millis_since(at) < FINISHING_SECS * 1_000) {
-                return Err(DataError::Busy);
-            }
-            let only_if = match (resumed, finished) {
-                (false, None) => Cond::Absent(BYTES),
-                // What an earlier worker has announced and an erasure taken away is not gone on with.
-                _ => Cond::exists(),
-            };
-            let put = Write::Put { key: Key::export(shop, name), item: row.clone(), only_if: Some(only_if) };
-            match self.table.transact(vec![put, ledger::is_open(shop, id), fence.check()]).await {
-                Ok(()) => Ok(true),
-                Err(StoreError::ConditionFailed { at: 0, .. }) if resumed => Ok(false),
-                Err(StoreError::ConditionFailed { at: 0 | 1, .. }) => Err(DataError::Busy),
-                Err(error) => Err(DataError::from(error)),
-            }
-        };
-        if !Fence::hold(&self.table, shop, announce).await? {
-            return self.give_up(shop, id, &object, now).await;
-        }
+    ) -> Result<Written, DataError> {
+        let (shop, name) = (&subject.shop, &id.to_string());
+        let expires = row.get_time(ENDS_AT).ok_or(StoreError::Malformed(ENDS_AT))?;
         let mut writer = match job.writing.take() {
-            Some(writing) => Writer::wake(&self.objects, object.clone(), writing).await?,
+            Some(writing) => Writer::wake(&self.objects, Objects::export_key(shop, name), writing).await?,
+            // What an earlier try left stays until this one is complete: another worker may be about to say that it is.
             None => {
-                // Whatever an earlier try left, nobody can go on from.
-                export::erase(&self.objects, &object).await?;
                 (job.section, job.after, job.counts) = (None, None, BTreeMap::new());
                 Writer::begin(&self.objects, id, subject, now, expires).await?
             }
@@ -589,9 +672,10 @@ impl Privacy {
                 job.writing = Some(writer.sleep().await?);
                 self.save(shop, key, id, &job, now).await?;
                 if self.table.get(&Key::export(shop, name)).await?.is_none() {
-                    return self.give_up(shop, id, &object, now).await;
+                    return self.give_up(shop, id, now).await.map(Written::Ended);
                 }
-                return self.pause(shop, key, id, &job, now).await.map(Some);
+                let paused = self.pause(shop, key, id, &job, now).await?;
+                return Ok(Written::Ended(Some(paused)));
             }
             let page = section.export(subject, job.after.as_deref()).await?;
             writer.page(section.name(), &page.records).await?;
@@ -603,47 +687,33 @@ impl Privacy {
             job.after = page.next;
             job.section = self.registry.sections().get(at).map(|section| section.name().to_owned());
         }
-        job.counts.retain(|_, count| *count > 0);
+        let mut counts = job.counts;
+        counts.retain(|_, count| *count > 0);
         // Records of what was done about the customer are no data held on them when nothing else is.
-        if job.counts.keys().all(|section| section == "requests") {
+        if counts.keys().all(|section| section == "requests") {
             writer.drop_all().await?;
-            self.table.delete(&Key::export(shop, name), None).await?;
-            return self.close(shop, id, State::NothingHeld, &Closing::default(), now).await.map(Some);
-        }
-        let bytes = writer.finish(&job.counts).await?;
-        let size = i64::try_from(bytes).unwrap_or(i64::MAX);
-        // An erasure that came meanwhile took the row: then the file goes too.
-        match self.table.put(&Key::export(shop, name), row.clone().number(BYTES, size), Some(Cond::exists())).await {
-            Ok(()) => {}
-            Err(StoreError::ConditionFailed { .. }) => return self.give_up(shop, id, &object, now).await,
-            Err(error) => return Err(error.into()),
-        }
-        let (marks, reader) = (&subject.marks, &Actor::System("data_request"));
-        let count = usize::try_from(job.counts.values().sum::<u64>()).unwrap_or(usize::MAX);
-        let recorded = Fence::hold(&self.table, shop, move |fence| async move {
-            if self.table.get(&Key::export(shop, name)).await?.is_none() {
-                return Ok(false);
+            // Unless another worker has finished one meanwhile.
+            match self.table.delete(&Key::export(shop, name), Some(Cond::Absent(BYTES))).await {
+                Ok(_) | Err(StoreError::ConditionFailed { .. }) => {}
+                Err(error) => return Err(error.into()),
             }
-            audit::record(&self.table, &fence, reader, "export.make", count, marks, now, &self.keep).await?;
-            Ok::<_, DataError>(true)
-        });
-        if !recorded.await? {
-            return self.give_up(shop, id, &object, now).await;
+            let closed = self.close(shop, id, State::NothingHeld, &Closing::default(), now).await?;
+            return Ok(Written::Ended(Some(closed)));
         }
-        let closing = Closing { counts: Some(&job.counts), export: Some((bytes, expires)), decision: None };
-        self.close(shop, id, State::Done, &closing, now).await.map(Some)
+        let bytes = writer.finish(&counts).await?;
+        let finished = Finished { bytes, expires, counts };
+        // An erasure that came meanwhile took the row: then the file goes too.
+        match self.table.put(&Key::export(shop, name), finished.onto(row.clone())?, Some(Cond::exists())).await {
+            Ok(()) => Ok(Written::Finished(finished)),
+            Err(StoreError::ConditionFailed { .. }) => self.give_up(shop, id, now).await.map(Written::Ended),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// An erasure came in between: whatever was written of the export goes. It has taken the job of a request that is no
     /// younger than it; any other begins again: `None`.
-    async fn give_up(
-        &self,
-        shop: &ShopDomain,
-        id: &RequestId,
-        object: &str,
-        now: Timestamp,
-    ) -> Result<Option<Outcome>, DataError> {
-        export::erase(&self.objects, object).await?;
+    async fn give_up(&self, shop: &ShopDomain, id: &RequestId, now: Timestamp) -> Result<Option<Outcome>, DataError> {
+        export::erase(&self.objects, &Objects::export_key(shop, &id.to_string())).await?;
         let is_closed = ledger::get(&self.table, shop, id).await?.is_none_or(|entry| entry.state.is_closed());
         if !is_closed && self.table.get(&job_key(shop, id)).await?.is_some() {
             return Ok(None);

@@ -17,6 +17,9 @@ use super::request::RequestId;
 /// The document's `format` member.
 pub const FORMAT: &str = "gatehouse.customer-data/1";
 
+/// The code of a sleeping writer whose bytes are gone: another worker has gone on, and finished.
+pub(crate) const TAIL_MISSING: &str = "TailMissing";
+
 /// What a sleeping writer needs to go on, but for the bytes that fill no part yet: they lie beside the export in S3.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Writing {
@@ -65,7 +68,7 @@ impl<'a> Writer<'a> {
     /// Wakes a writer.
     pub(crate) async fn wake(objects: &'a Objects, key: String, state: Writing) -> Result<Self, DataError> {
         let buffer = match state.tail {
-            true => objects.get(&tail(&key)).await?.ok_or_else(|| DataError::Bucket("TailMissing".to_owned()))?,
+            true => objects.get(&tail(&key)).await?.ok_or_else(|| DataError::Bucket(TAIL_MISSING.to_owned()))?,
             false => Vec::new(),
         };
         Ok(Self { objects, key, state, buffer })
@@ -110,7 +113,8 @@ impl<'a> Writer<'a> {
         Ok(self.state)
     }
 
-    /// Ends the document and the upload; returns its size in bytes.
+    /// Ends the document and the upload; returns its size in bytes. What lies beside it is for [`tidy`], once the table knows
+    /// of the file: until then whoever goes on needs it.
     pub(crate) async fn finish(mut self, counts: &BTreeMap<String, u64>) -> Result<u64, DataError> {
         self.buffer.extend_from_slice(b"},\"counts\":");
         self.buffer.extend_from_slice(json!(counts).to_string().as_bytes());
@@ -118,9 +122,6 @@ impl<'a> Writer<'a> {
         let bytes = std::mem::take(&mut self.buffer);
         self.objects.part(&self.key, &mut self.state.upload, bytes).await?;
         self.objects.complete(&self.key, &self.state.upload).await?;
-        if self.state.tail {
-            self.objects.delete(&tail(&self.key)).await?;
-        }
         Ok(self.state.upload.bytes)
     }
 
@@ -134,11 +135,16 @@ fn tail(key: &str) -> String {
     format!("{key}.tail")
 }
 
-/// Deletes an export, whatever state it is in.
-pub(crate) async fn erase(objects: &Objects, key: &str) -> Result<(), DataError> {
+/// Ends what other workers have begun beside a finished export.
+pub(crate) async fn tidy(objects: &Objects, key: &str) -> Result<(), DataError> {
     for (found, upload) in objects.unfinished(key).await? {
         objects.abort(&found, &upload).await?;
     }
-    objects.delete(&tail(key)).await?;
+    objects.delete(&tail(key)).await
+}
+
+/// Deletes an export, whatever state it is in.
+pub(crate) async fn erase(objects: &Objects, key: &str) -> Result<(), DataError> {
+    tidy(objects, key).await?;
     objects.delete(key).await
 }

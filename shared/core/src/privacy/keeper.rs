@@ -49,6 +49,10 @@ pub struct OpenRequest {
     pub entry: Entry,
 }
 
+fn unreadable(shop: &ShopDomain, error: &DataError) {
+    tracing::error!(%shop, code = error.code(), "the keeper could not work on a privacy request");
+}
+
 impl Privacy {
     /// Open requests that are due within `within_secs`, those overdue included.
     ///
@@ -61,7 +65,12 @@ impl Privacy {
             loop {
                 let (rows, next) = self.table.due(&shard, now.plus_secs(within_secs), after, PAGE).await?;
                 for row in rows {
-                    near.extend(self.open_entry(row.shop, self.table.get(&row.key).await?)?);
+                    let (shop, item) = (row.shop, self.table.get(&row.key).await?);
+                    // One entry that cannot be read must not silence the others' deadlines.
+                    match self.open_entry(shop.clone(), item) {
+                        Ok(open) => near.extend(open),
+                        Err(error) => unreadable(&shop, &error),
+                    }
                 }
                 match next {
                     Some(next) => after = Some(next),
@@ -80,26 +89,29 @@ impl Privacy {
     /// [`DataError`].
     pub async fn resend_lost(&self, now: Timestamp, idle_secs: i64, budget: &mut Budget) -> Result<u64, DataError> {
         let mut sent = 0;
+        // Told at the end, when the others have been helped.
+        let mut failed = None;
         let far = now.plus_secs(400 * 86_400);
-        for shard in Due::Request.shards() {
+        // Every hour another shard first: what the budget does not reach today is reached tomorrow.
+        let mut shards: Vec<_> = Due::Request.shards().collect();
+        let first = usize::try_from(now.secs() / 3_600).unwrap_or(0) % shards.len();
+        shards.rotate_left(first);
+        for shard in shards {
             let mut after = None;
             loop {
                 if !budget.spend() {
-                    return Ok(sent);
+                    return failed.map_or(Ok(sent), Err);
                 }
                 let (rows, next) = self.table.due(&shard, far, after, PAGE).await?;
                 for row in rows {
                     let Some(item) = self.table.get(&row.key).await? else { continue };
-                    let (shop, entry) = (row.shop, Entry::read(&item)?);
-                    if now.millis_since(entry.updated_at) < idle_secs.saturating_mul(1000) {
-                        continue;
-                    }
-                    if !entry.state.is_closed() {
-                        sent += u64::from(self.resend(&shop, &entry, now).await?);
-                    } else if entry.sweep_at.is_some_and(|at| at <= now) {
-                        self.send_again(&shop, &entry).await?;
-                        ledger::look_again(&self.table, &shop, &entry.id, now).await?;
-                        sent += 1;
+                    // One request that cannot be helped must not keep the keeper from the others.
+                    match self.resend_if_due(&row.shop, &item, now, idle_secs).await {
+                        Ok(again) => sent += u64::from(again),
+                        Err(error) => {
+                            unreadable(&row.shop, &error);
+                            failed = Some(error);
+                        }
                     }
                 }
                 match next {
@@ -108,7 +120,29 @@ impl Privacy {
                 }
             }
         }
-        Ok(sent)
+        failed.map_or(Ok(sent), Err)
+    }
+
+    async fn resend_if_due(
+        &self,
+        shop: &ShopDomain,
+        item: &Item,
+        now: Timestamp,
+        idle_secs: i64,
+    ) -> Result<bool, DataError> {
+        let entry = Entry::read(item)?;
+        if now.millis_since(entry.updated_at) < idle_secs.saturating_mul(1000) {
+            return Ok(false);
+        }
+        if !entry.state.is_closed() {
+            return self.resend(shop, &entry, now).await;
+        }
+        if entry.sweep_at.is_none_or(|at| at > now) {
+            return Ok(false);
+        }
+        self.send_again(shop, &entry).await?;
+        ledger::look_again(&self.table, shop, &entry.id, now).await?;
+        Ok(true)
     }
 
     /// Retires what a row of [`Due::Retention`] stands for: one export, or all that a shop has past the retention settings

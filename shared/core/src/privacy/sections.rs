@@ -466,6 +466,29 @@ impl PersonalData for Exports {
 /// Reads of the customer's data.
 pub struct Audits(pub Table);
 
+impl Audits {
+    /// Takes the customer's marks out of one record. True when there were any.
+    async fn take_out(&self, subject: &Subject, mut item: Item) -> Result<bool, DataError> {
+        let mut found = false;
+        loop {
+            let marks = item.get_text("subjects").unwrap_or_default();
+            let (true, Some(key)) = (subject.is_in(marks), item.key()) else { return Ok(found) };
+            found = true;
+            let others: Vec<_> = marks.split(' ').filter(|mark| !subject.is_in(mark)).collect();
+            let changes = Changes::new().text("subjects", others.join(" "));
+            match self.0.update(&key, changes, Some(Cond::text("subjects", marks))).await {
+                Ok(_) => return Ok(true),
+                // An erasure of another customer on the same record was faster: ours are still there.
+                Err(StoreError::ConditionFailed { .. }) => match self.0.get(&key).await? {
+                    Some(again) => item = again,
+                    None => return Ok(true),
+                },
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
 impl PersonalData for Audits {
     fn name(&self) -> &'static str {
         "audit"
@@ -491,16 +514,8 @@ impl PersonalData for Audits {
             let after = after.and_then(Cursor::parse);
             let page = self.0.query(&Range::audits(&subject.shop), after.as_ref(), LOOKED_THROUGH).await?;
             let mut erased = 0;
-            for item in &page.items {
-                let marks = item.get_text("subjects").unwrap_or_default();
-                let (true, Some(key)) = (subject.is_in(marks), item.key()) else { continue };
-                let others: Vec<_> = marks.split(' ').filter(|mark| !subject.is_in(mark)).collect();
-                let changes = Changes::new().text("subjects", others.join(" "));
-                // Records are never changed but here: a lost race is a second erasure of the same customer.
-                match self.0.update(&key, changes, Some(Cond::text("subjects", marks))).await {
-                    Ok(_) | Err(StoreError::ConditionFailed { .. }) => erased += 1,
-                    Err(error) => return Err(error.into()),
-                }
+            for item in page.items {
+                erased += u64::from(self.take_out(subject, item).await?);
             }
             Ok(ErasePage { erased, next: page.next.map(|next| next.as_str().to_owned()) })
         }

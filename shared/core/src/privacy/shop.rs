@@ -18,12 +18,15 @@ use super::engine::{Outcome, Privacy, job_key};
 use super::ledger::{self, Closing, State};
 use super::request::{Kind, RequestId};
 use super::{Budget, DataError};
-use crate::mirror::WRITTEN_AT;
+use crate::mirror::{EVENT_AT, WRITTEN_AT};
 use crate::queue::Envelope;
 use crate::store::{Changes, Cond, Cursor, Fence, Item, Key, Range, StoreError, Write};
 
-/// When Shopify sends `shop/redact` after a removal.
-const REDACT_DELAY_SECS: i64 = 48 * 60 * 60;
+/// When Shopify sends `shop/redact` after a removal, and an hour for it to be late. A removal that is not known was at the
+/// latest that long before the request, so that tokens from before it are dead.
+const REDACT_DELAY_SECS: i64 = 49 * 60 * 60;
+/// A removal that is longer ago than this before the request is not the one that the request is about.
+const SAME_REMOVAL_SECS: i64 = 7 * 24 * 60 * 60;
 /// Items on one page.
 const PAGE: u16 = 250;
 /// The name of the partition among the sections.
@@ -48,16 +51,20 @@ pub enum Reach {
 pub struct Installed {
     /// Where it stands.
     pub status: Status,
-    /// When the present installation began.
+    /// When the present installation began, as far as is known.
     pub installed_at: Timestamp,
+    /// When Shopify last gave tokens. It gives none after a removal.
+    pub acquired_at: Timestamp,
     /// The latest removal that is known of.
     pub gone_at: Option<Timestamp>,
 }
 
 /// Decides how much of a shop a `shop/redact` of this time takes.
 pub fn reach(installed: Option<Installed>, triggered_at: Timestamp) -> Reach {
-    let Some(Installed { status, installed_at, gone_at }) = installed else { return Reach::All };
-    match (status, gone_at) {
+    let Some(Installed { status, installed_at, acquired_at, gone_at }) = installed else { return Reach::All };
+    // An earlier removal says nothing of the one that this request follows, whose news was lost.
+    let removal = gone_at.filter(|gone| *gone >= triggered_at.plus_secs(-SAME_REMOVAL_SECS));
+    match (status, removal) {
         (Status::Uninstalled, _) | (Status::NeedsReauth, None) => Reach::All,
         (Status::Installed | Status::NeedsReauth, Some(gone)) if installed_at > gone => {
             Reach::UpTo { cutoff: installed_at.plus_millis(-1), decision: "installation_kept" }
@@ -66,8 +73,10 @@ pub fn reach(installed: Option<Installed>, triggered_at: Timestamp) -> Reach {
         (Status::NeedsReauth, Some(_)) => Reach::All,
         // The removal came late, and tokens acquired after it are here: what was there at the removal goes.
         (Status::Installed, Some(gone)) => Reach::UpTo { cutoff: gone, decision: "installation_kept" },
-        // The news of the removal was lost. An installation from before it is dead; a younger one is a new one.
-        (Status::Installed, None) if installed_at <= triggered_at.plus_secs(-REDACT_DELAY_SECS) => Reach::All,
+        // The news of the removal was lost. Tokens from before it are dead; younger ones are a new installation's.
+        (Status::Installed, None) if installed_at.max(acquired_at) <= triggered_at.plus_secs(-REDACT_DELAY_SECS) => {
+            Reach::All
+        }
         (Status::Installed, None) => {
             Reach::UpTo { cutoff: triggered_at, decision: "installation_kept_removal_unknown" }
         }
@@ -215,7 +224,9 @@ impl Privacy {
     /// Deletes each on condition that the new installation has not written it again.
     async fn delete_older(&self, keys: &[Key], cutoff: Timestamp) -> Result<(), DataError> {
         for key in keys {
-            let still_old = Cond::Absent(WRITTEN_AT).or(Cond::at_most(WRITTEN_AT, cutoff.millis()));
+            let still_old = Cond::Absent(WRITTEN_AT)
+                .or(Cond::at_most(WRITTEN_AT, cutoff.millis()))
+                .or(Cond::at_most(EVENT_AT, cutoff.millis()));
             match self.table.delete(key, Some(still_old)).await {
                 Ok(_) | Err(StoreError::ConditionFailed { .. }) => {}
                 Err(error) => return Err(error.into()),
@@ -307,6 +318,7 @@ impl Privacy {
             Some(Installed {
                 status: Status::parse(item.get_text("status")?)?,
                 installed_at: item.get_time("installed_at").unwrap_or(Timestamp::from_millis(0)),
+                acquired_at: item.get_time("acquired_at").unwrap_or(Timestamp::from_millis(0)),
                 gone_at: item.get_time("gone_at"),
             })
         });
@@ -351,8 +363,9 @@ fn read(item: &Item) -> Result<Progress, StoreError> {
     serde_json::from_str(item.need_text("progress")?).map_err(|_| StoreError::Malformed("progress"))
 }
 
-/// True for what predates the present installation. Items say when they were written; what does not say so counts as old,
-/// but for the vault's own, which belong to the installation that they serve.
+/// True for what predates the present installation. Items say when they were written, and mirrored ones when it came about,
+/// which may be long before; what says neither counts as old, but for the vault's own, which belong to the installation that
+/// they serve.
 fn is_older(item: &Item, cutoff: Timestamp) -> bool {
     let Some(key) = item.key() else { return false };
     let written = item.get_time(WRITTEN_AT);
@@ -361,7 +374,7 @@ fn is_older(item: &Item, cutoff: Timestamp) -> bool {
         "USER" => item.get_time("acquired_at").or(written).is_some_and(|at| at <= cutoff),
         // What stops old states from coming back is not itself old data.
         "GONE" => false,
-        _ => written.is_none_or(|at| at <= cutoff),
+        _ => item.get_time(EVENT_AT).or(written).is_none_or(|at| at <= cutoff),
     }
 }
 
@@ -375,8 +388,12 @@ mod tests {
 
     #[test]
     fn a_shop_that_came_back_keeps_its_installation() {
-        let installed = |status, installed_at, gone_at| Some(Installed { status, installed_at, gone_at });
+        let row =
+            |status, installed_at, acquired_at, gone_at| Some(Installed { status, installed_at, acquired_at, gone_at });
+        let installed = |status, installed_at, gone_at| row(status, installed_at, installed_at, gone_at);
         let kept = |cutoff| Reach::UpTo { cutoff, decision: "installation_kept" };
+        let unknown = Reach::UpTo { cutoff: at(58), decision: "installation_kept_removal_unknown" };
+        let old = at(-1_000);
         let cases = [
             ("never installed, or erased", None, Reach::All),
             ("uninstalled", installed(Status::Uninstalled, at(0), Some(at(10))), Reach::All),
@@ -386,11 +403,11 @@ mod tests {
             ("back, token dead", installed(Status::NeedsReauth, at(20), Some(at(10))), kept(at(20).plus_millis(-1))),
             ("removal recorded late", installed(Status::Installed, at(5), Some(at(10))), kept(at(10))),
             ("removal lost", installed(Status::Installed, at(0), None), Reach::All),
-            (
-                "removal lost, young",
-                installed(Status::Installed, at(20), None),
-                Reach::UpTo { cutoff: at(58), decision: "installation_kept_removal_unknown" },
-            ),
+            ("removal lost, young", installed(Status::Installed, at(20), None), unknown),
+            ("removal lost, back before the news", row(Status::Installed, old, at(11), None), unknown),
+            ("the second removal lost", row(Status::Installed, at(-900), at(9), Some(old)), Reach::All),
+            ("the second removal lost, back", row(Status::Installed, at(-900), at(11), Some(old)), unknown),
+            ("the second removal lost, token dead", row(Status::NeedsReauth, at(-900), at(8), Some(old)), Reach::All),
         ];
         for (name, installed, expected) in cases {
             assert_eq!(reach(installed, at(58)), expected, "{name}");

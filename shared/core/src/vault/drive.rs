@@ -41,6 +41,9 @@ impl Hand<'_> {
     }
 }
 
+/// The least time in which an answer of Shopify's can be hoped for.
+const LEAST_MILLIS: i64 = 100;
+
 /// What a run keeps between its steps.
 struct Run<'a> {
     vault: &'a Vault,
@@ -65,6 +68,26 @@ struct Run<'a> {
 
 impl Vault {
     pub(super) async fn run(
+        &self,
+        shop: &ShopDomain,
+        hand: Hand<'_>,
+        stale: Option<life::Stale>,
+        deadline: Timestamp,
+    ) -> Result<LiveToken, VaultError> {
+        let result = self.run_once(shop, hand, stale, deadline).await;
+        match (&result, hand) {
+            // Damaged rows stay closed, but they must not lock a merchant out who is here and can bring new tokens.
+            (Err(VaultError::Sealed(error)), Hand::IdToken { .. } | Hand::Code(_)) if error.is_damage() => {
+                if self.discard_unreadable(shop).await? {
+                    return self.run_once(shop, hand, stale, deadline).await;
+                }
+                result
+            }
+            _ => result,
+        }
+    }
+
+    async fn run_once(
         &self,
         shop: &ShopDomain,
         hand: Hand<'_>,
@@ -197,6 +220,10 @@ impl Run<'_> {
         if let Some(wrapped) = self.item.as_ref().and_then(item::wrapped_key) {
             return sealer.key(self.shop, Purpose::Tokens, &wrapped, now).await;
         }
+        // Tokens without their key are damaged: a new one opens none of them, and costs a call of KMS.
+        if self.item.as_ref().is_some_and(|item| item.has(name::ACCESS)) {
+            return Err(SealError::WrongPlace);
+        }
         if let Some((_, key)) = &self.new_key {
             return Ok(key.clone());
         }
@@ -229,6 +256,7 @@ impl Run<'_> {
     }
 
     async fn call(&mut self, grant: life::Grant, timeout_millis: u32) -> Event {
+        let until = self.vault.now().plus_millis(timeout_millis.into());
         let key = match self.key().await {
             Ok(key) => key,
             Err(error) => return self.key_failed(error),
@@ -237,29 +265,47 @@ impl Run<'_> {
             self.trouble = Some(VaultError::Secrets);
             return Event::KeyUnavailable;
         };
-        let request = match self.request(grant, &key, secrets.current()) {
-            Ok(request) => request,
-            Err(error) => return self.key_failed(error),
-        };
-        let result = self.vault.parts.shopify.token(&request, Duration::from_millis(timeout_millis.into())).await;
-        crash_point!(self.vault, Answered);
-        let answer = match result {
-            Ok(Tokens::Offline(tokens)) => {
-                let granted = Granted {
-                    expires_in: tokens.access_secs(),
-                    has_refresh: tokens.refresh().is_some(),
-                    refresh_expires_in: tokens.refresh_secs(),
-                };
-                self.answer = Some((tokens, secret_id(secrets.current()), request.grant()));
-                Answer::Granted(granted)
+        // A migration that was cut off is answered again only to the credentials that it was first asked with, and the secret
+        // may have changed since (<https://shopify.dev/docs/apps/build/authentication-authorization/access-tokens/offline-access-tokens>).
+        let others = if grant == life::Grant::Migrate { usize::MAX } else { 0 };
+        let mut refusal: Option<TokenError> = None;
+        for (_, secret) in secrets.iter().take(others.saturating_add(1)) {
+            let request = match self.request(grant, &key, secret) {
+                Ok(request) => request,
+                Err(error) => return self.key_failed(error),
+            };
+            // KMS and the secret store may have taken their time: no call may outlive the lease that it was granted under.
+            let left = until.millis_since(self.vault.now());
+            if left < LEAST_MILLIS {
+                return Event::KeyUnavailable;
             }
-            Ok(Tokens::Online(_)) => {
-                let error = TokenError { grant: request.grant(), fault: Fault::WrongKind };
-                self.refused(error)
+            let timeout = Duration::from_millis(u64::try_from(left).unwrap_or(0));
+            let result = self.vault.parts.shopify.token(&request, timeout).await;
+            crash_point!(self.vault, Answered);
+            let error = match result {
+                Ok(Tokens::Offline(tokens)) => {
+                    let granted = Granted {
+                        expires_in: tokens.access_secs(),
+                        has_refresh: tokens.refresh().is_some(),
+                        refresh_expires_in: tokens.refresh_secs(),
+                    };
+                    self.answer = Some((tokens, secret_id(secret), request.grant()));
+                    return Event::Answer(Answer::Granted(granted));
+                }
+                Ok(Tokens::Online(_)) => TokenError { grant: request.grant(), fault: Fault::WrongKind },
+                Err(error) => error,
+            };
+            match (&error.fault, &refusal) {
+                (Fault::MigrationRefused, None) => refusal = Some(error),
+                // That an older secret is refused says nothing; that it was not answered leaves the question open.
+                (_, Some(_)) if !matches!(error.class(), Class::Retry { .. }) => {}
+                _ => return Event::Answer(self.refused(error)),
             }
-            Err(error) => self.refused(error),
-        };
-        Event::Answer(answer)
+        }
+        match refusal {
+            Some(error) => Event::Answer(self.refused(error)),
+            None => Event::KeyUnavailable,
+        }
     }
 
     fn refused(&mut self, error: TokenError) -> Answer {
@@ -478,13 +524,14 @@ impl Run<'_> {
                 let item = self.item.as_ref().ok_or(StoreError::Malformed(name::ACCESS))?;
                 let expires = item::record(item)?.access_expires;
                 let paused = self.refusal.as_ref().is_some_and(|error| error.class() == Class::Later);
-                Ok(LiveToken { shop: self.shop.clone(), access, version, scopes: item::scopes(item), expires, paused })
+                let (shop, scopes) = (self.shop.clone(), item::scopes(item));
+                Ok(LiveToken { shop, access, version, scopes, expires, paused, read: true })
             }
             Outcome::Use { version, tokens: life::Tokens::Written } => {
                 let (tokens, ..) = self.answer.ok_or(SealError::Crypto)?;
                 let (scopes, expires) = (self.scopes, self.expires);
                 let shop = self.shop.clone();
-                Ok(LiveToken { shop, access: tokens.access, version, scopes, expires, paused: false })
+                Ok(LiveToken { shop, access: tokens.access, version, scopes, expires, paused: false, read: false })
             }
             Outcome::NeedsReauth => {
                 let status = self.item.as_ref().and_then(|item| item.get_text(name::STATUS));

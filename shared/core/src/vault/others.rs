@@ -74,7 +74,12 @@ impl Vault {
         }
         let Some(wrapped) = item::wrapped_key(&install) else { return Ok(None) };
         let key = self.parts.sealer.key(shop, Purpose::Tokens, &wrapped, now).await?;
-        let access = self.open(&key, &at, &item, name::ACCESS)?;
+        let access = match self.open(&key, &at, &item, name::ACCESS) {
+            Ok(access) => access,
+            // Sealed under the data key of an installation that is over, or damaged: the user's next ID token brings another.
+            Err(error) if error.is_damage() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
         let scopes = item.get_text(USER_SCOPES).map(Scopes::parse).unwrap_or_default();
         Ok(Some(OnlineToken { shop: shop.clone(), user, access, scopes, expires }))
     }

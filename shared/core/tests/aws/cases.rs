@@ -208,7 +208,7 @@ async fn refresh_policy_cases_over_the_real_store() {
             house.shopify.next(vec![Fault::Refuse(status, answer["body"].clone()); if status == 500 { 10 } else { 1 }]);
         }
         let before = house.vault().installation(&of).await.unwrap().unwrap();
-        let got = house.vault().live_token(&of, house.time.now().plus_secs(3)).await;
+        let got = house.vault().live_token(&of, house.soon()).await;
         let asked = house.shopify.count();
         let after = house.vault().installation(&of).await.unwrap().unwrap();
         let fresh = asked == 1 && after.version == before.version + 1;

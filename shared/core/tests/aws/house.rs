@@ -184,6 +184,20 @@ impl House {
         put.send().await.unwrap();
     }
 
+    pub(crate) async fn delete_object(&self, key: &str) {
+        self.s3.delete_object().bucket(BUCKET).key(key).send().await.unwrap();
+    }
+
+    /// Aborts every upload that is under way.
+    pub(crate) async fn end_uploads(&self) {
+        let uploads = self.s3.list_multipart_uploads().bucket(BUCKET).send().await.unwrap().uploads.unwrap_or_default();
+        assert!(!uploads.is_empty());
+        for upload in uploads {
+            let abort = self.s3.abort_multipart_upload().bucket(BUCKET);
+            abort.set_key(upload.key).set_upload_id(upload.upload_id).send().await.unwrap();
+        }
+    }
+
     pub(crate) async fn put_dead_letter(&self, envelope: &Envelope) {
         self.sqs.send_message().queue_url(&self.dead).message_body(envelope.to_json()).send().await.unwrap();
     }

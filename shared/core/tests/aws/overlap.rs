@@ -300,19 +300,19 @@ async fn a_second_worker_neither_spoils_a_finished_export_nor_leaves_an_announce
     assert_eq!(house.handle(&request, 1).await, Outcome::Paused);
     let id = entry(&house, &one, "w-1").await.id;
     let (row, object) = (Key::export(&one, &id.to_string()), format!("exports/{one}/{id}.json"));
-    // The other worker has finished it, and is about to say so.
-    let mut finished = table.get(&row).await.unwrap().expect("it is announced");
-    finished = finished.number("bytes", 2);
+    // The other worker has finished it, and is killed before it says so.
+    let finished = table.get(&row).await.unwrap().expect("it is announced");
+    let finished = finished.number("bytes", 2).text("counts", r#"{"customers":1,"orders":3}"#);
     table.put(&row, finished.clone(), None).await.unwrap();
     house.put_object(&object, "{}").await;
-    let body = async || house.queues.load_body(&request).await;
-    let second = house.privacy.handle(&request, body, &mut Budget::pages(100), NOW).await;
-    assert_eq!(second.unwrap_err().code(), "record_busy");
-    assert_eq!(house.objects().await.get(&object).map(String::as_str), Some("{}"));
+    house.sent_again().await;
+    assert_eq!(house.handle(&request, 100).await, Outcome::Closed(State::Done));
+    assert_eq!(house.objects().await.get(&object).map(String::as_str), Some("{}"), "its file is handed out");
     assert_eq!(table.get(&row).await.unwrap(), Some(finished));
-    // It was killed instead: half an hour later the request is worked off anew.
-    assert_eq!(handle_at(&house, &request, at(1_800)).await, Outcome::Closed(State::Done));
-    assert_ne!(house.objects().await.get(&object).map(String::as_str), Some("{}"));
+    let closed = entry(&house, &one, "w-1").await;
+    assert_eq!((closed.export_bytes, closed.counts["orders"]), (Some(2), 3));
+    let left = house.all_of(&one).await;
+    assert!(left.keys().all(|key| !key.ends_with(".tail") && !key.starts_with("unfinished")), "{:?}", left.keys());
 
     // One that another has closed with nothing to hand out: what was announced beside it goes with the message's return.
     let nobody = json!({"customer": {"id": 999_999}, "data_request": {"id": 5}});
@@ -323,4 +323,51 @@ async fn a_second_worker_neither_spoils_a_finished_export_nor_leaves_an_announce
     table.put(&row, Item::new().text("request", id.to_string()), None).await.unwrap();
     assert_eq!(house.handle(&request, 100).await, Outcome::Closed(State::NothingHeld));
     assert_eq!(table.get(&row).await.unwrap(), None);
+}
+
+/// Killed at any moment around the end of an upload that was paused before.
+#[tokio::test]
+async fn a_paused_export_whose_upload_is_over_begins_again() {
+    for lost in ["the tail", "the upload"] {
+        let (house, one) = (House::start().await, shop("one"));
+        stage(&house, &one, 2).await;
+        let request = envelope(&one, "customers/data_request", "w-1", at(-9), &asked("customers/data_request"));
+        assert_eq!(house.handle(&request, 2).await, Outcome::Paused);
+        house.sent_again().await;
+        match lost {
+            "the tail" => {
+                let id = entry(&house, &one, "w-1").await.id;
+                house.delete_object(&format!("exports/{one}/{id}.json.tail")).await;
+            }
+            _ => house.end_uploads().await,
+        }
+        assert_eq!(finish(&house, &request, 100).await.0, State::Done, "{lost}");
+        let file = export(&house, &one).await;
+        assert_eq!(file["sections"]["customers"].as_array().unwrap().len(), 1, "{lost}: {file}");
+        let left = house.all_of(&one).await;
+        assert!(left.keys().all(|key| !key.ends_with(".tail") && !key.starts_with("unfinished")), "{lost}");
+    }
+}
+
+/// Each named order has a tombstone: they are set many at once, and once.
+#[tokio::test]
+async fn a_redaction_that_names_thousands_of_orders_ends() {
+    let (house, one) = (House::start().await, shop("one"));
+    let mirror = house.privacy.mirror();
+    let first = 5_000_000_000_000_u64;
+    for id in [first, first + 2_999] {
+        mirror.put_order(&one, &order(id, None, "parcels@example.com", at(-90)), at(-90), NOW).await.unwrap();
+    }
+    let orders: Vec<u64> = (first..first + 3_000).collect();
+    let redact = json!({"customer": {"id": JOHN}, "orders_to_redact": orders});
+    let redact = envelope(&one, "customers/redact", "w-1", at(0), &redact);
+    house.aws.calls.reset();
+    assert_eq!(finish(&house, &redact, 50).await.0, State::Done);
+    let calls = house.aws.calls.of("TransactWriteItems");
+    assert!(calls < 100, "{calls} transactions");
+    assert_eq!(entry(&house, &one, "w-1").await.counts["orders"], 2);
+    for (id, wanted) in [(first + 2_999, Applied::Gone), (first + 3_000, Applied::Stored)] {
+        let late = order(id, None, "parcels@example.com", at(-1));
+        assert_eq!(mirror.put_order(&one, &late, at(-1), NOW).await.unwrap().0, wanted, "{id}");
+    }
 }

@@ -11,6 +11,7 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 /// What becomes of the next request.
 #[derive(Clone, Debug)]
@@ -21,8 +22,8 @@ pub(crate) enum Fault {
     Busy(&'static str),
     /// Done, and the answer is lost on its way.
     Lose,
-    /// Done, but answered late.
-    Late(Duration),
+    /// Done, but answered only when this is notified.
+    Held(Arc<Notify>),
     /// Done, and answered without this member.
     Without(&'static str),
 }
@@ -33,8 +34,8 @@ struct Shop {
     current: Option<String>,
     used: Option<String>,
     live_access: HashSet<String>,
-    /// What a migration of this original gave.
-    migrated: HashMap<String, Value>,
+    /// What a migration of this original gave, and the client secret that it was asked for with.
+    migrated: HashMap<String, (Value, String)>,
     codes_spent: HashSet<String>,
 }
 
@@ -64,12 +65,26 @@ impl Shopify {
         self.0.lock().unwrap().script.extend(faults);
     }
 
+    /// Holds the answer to the next request until it is notified.
+    pub(crate) fn hold_next(&self) -> Arc<Notify> {
+        let release = Arc::new(Notify::new());
+        self.next([Fault::Held(Arc::clone(&release))]);
+        release
+    }
+
     pub(crate) fn requests(&self) -> Vec<Value> {
         self.0.lock().unwrap().requests.clone()
     }
 
     pub(crate) fn count(&self) -> usize {
         self.0.lock().unwrap().requests.len()
+    }
+
+    /// Waits until so many requests have come in since the beginning.
+    pub(crate) async fn asked(&self, count: usize) {
+        while self.count() < count {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 
     pub(crate) fn honours(&self, shop: &str, access: &str) -> bool {
@@ -111,8 +126,8 @@ async fn token(State(shopify): State<Shopify>, request: Request) -> Response {
             answer.as_object_mut().unwrap().remove(member);
             plain(200, &answer)
         }
-        (Some(Fault::Late(delay)), Ok(answer)) => {
-            tokio::time::sleep(delay).await;
+        (Some(Fault::Held(release)), Ok(answer)) => {
+            release.notified().await;
             plain(200, &answer)
         }
         (_, Ok(answer)) => plain(200, &answer),
@@ -149,10 +164,16 @@ impl Model {
                 "scope": "read_products", "expires_in": 86_399})),
             (_, "urn:shopify:params:oauth:token-type:offline-access-token") => {
                 let original = text("subject_token");
-                if let Some(again) = known.migrated.get(&original) {
-                    return Ok(again.clone());
+                if let Some((again, secret)) = known.migrated.get(&original) {
+                    // The same credentials get the same pair (a migration that is asked for again), others nothing.
+                    let same = *secret == text("client_secret");
+                    return if same {
+                        Ok(again.clone())
+                    } else {
+                        Err((400, json!({"error": "invalid_subject_token"})))
+                    };
                 }
-                known.migrated.insert(original, pair.clone());
+                known.migrated.insert(original, (pair.clone(), text("client_secret")));
                 (known.used, known.current) = (None, Some(refresh));
                 Ok(pair)
             }

@@ -391,6 +391,27 @@ async fn a_migration_keeps_the_original_until_the_first_refresh() {
     assert!(!house.state(&one).await.has_original);
 }
 
+/// Shopify answers a migration again only to the credentials that it was first asked with.
+#[tokio::test]
+async fn a_migration_that_was_cut_off_survives_a_new_client_secret() {
+    let mut house = House::new().await;
+    let one = shop("one");
+    house.vault().import(&one, &original()).await.unwrap();
+    house.shopify.next(vec![Fault::Lose; 3]);
+    let soon = house.time.now().plus_millis(2500);
+    assert!(house.vault().migrate(&one, soon).await.is_err(), "the pair is made, and nobody has it");
+    house.secrets = ClientSecrets::new("next-secret".into(), vec!["older".into(), SECRET.into()]).unwrap();
+    house.time.pass(60);
+    house.must_live(&one).await;
+    let with: Vec<_> = house.shopify.requests().iter().map(|asked| asked["client_secret"].clone()).collect();
+    assert_eq!(with[with.len() - 3..], ["next-secret", "older", SECRET]);
+    // The pair is pinned to that secret until it is refreshed.
+    let pinned = house.state(&one).await.secret_id;
+    assert_ne!(pinned, Some(house.vault().secret_id().await.unwrap()));
+    assert!(house.vault().renew(&one, house.soon()).await.unwrap());
+    assert_eq!(house.state(&one).await.secret_id, Some(house.vault().secret_id().await.unwrap()));
+}
+
 #[tokio::test]
 async fn a_refused_migration_loses_nothing() {
     let house = House::new().await;
@@ -464,6 +485,51 @@ async fn uninstalls_in_every_order() {
     house.must_live(&one).await;
 }
 
+/// The merchant is back before the news of the removal comes. What an erasure of the shop takes depends on that news.
+#[tokio::test]
+async fn a_removal_that_a_reinstall_has_overtaken_is_noted_and_takes_nothing() {
+    let house = House::new().await;
+    let one = shop("one");
+    let first = house.install(&one).await;
+    let installed_at = house.state(&one).await.installed_at;
+    house.time.pass(600);
+    house.shopify.uninstall(one.as_str());
+    let removed = house.time.now();
+    house.time.pass(300);
+    let token = house.id_token(&one);
+    let vault = house.vault();
+    let back = vault.replace_refused_by_id_token(token.exchange_subject(), first.version, house.soon()).await.unwrap();
+    house.time.pass(120);
+    let uninstalled = async |at: Timestamp| house.vault().on_uninstalled(&one, at, house.soon()).await.unwrap();
+    assert_eq!(uninstalled(removed).await, Uninstall::Kept);
+    assert_eq!(uninstalled(removed.plus_secs(-60)).await, Uninstall::Kept);
+    let state = house.state(&one).await;
+    assert_eq!((state.gone_at, state.installed_at, state.version), (Some(removed), installed_at, back.version));
+    house.must_live(&one).await;
+}
+
+/// Another process gets tokens, asked for before the removal, while the delivery is decided on: they prove nothing.
+#[tokio::test]
+async fn tokens_of_another_process_do_not_answer_for_shopify() {
+    let house = House::new().await;
+    let one = shop("one");
+    let first = house.install(&one).await;
+    let release = house.shopify.hold_next();
+    let (refreshing, deadline, of, version) = (house.vault(), house.soon(), one.clone(), first.version);
+    let refresh = tokio::spawn(async move { refreshing.replace_refused(&of, version, deadline).await.map(|_| ()) });
+    house.shopify.asked(2).await;
+    house.shopify.uninstall(one.as_str());
+    let removed = house.time.now().plus_secs(5);
+    let (vault, of, deadline) = (house.vault(), one.clone(), house.soon());
+    let decided = tokio::spawn(async move { vault.on_uninstalled(&of, removed, deadline).await });
+    // Until it waits for the other's lease.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    release.notify_one();
+    refresh.await.unwrap().unwrap();
+    assert_eq!(decided.await.unwrap().unwrap(), Uninstall::Forgotten);
+    assert_eq!(code(house.live(&one).await), "not_installed");
+}
+
 #[tokio::test]
 async fn times_too_close_are_decided_by_shopify() {
     let house = House::new().await;
@@ -495,13 +561,14 @@ async fn a_removal_during_a_refresh_wins() {
     let one = shop("one");
     house.install(&one).await;
     house.time.pass(3600);
-    house.shopify.next([Fault::Late(Duration::from_millis(600))]);
+    let release = house.shopify.hold_next();
     let (refreshing, deadline, of) = (house.vault(), house.soon(), one.clone());
     let refresh = tokio::spawn(async move { refreshing.live_token(&of, deadline).await.map(|_| ()) });
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    house.shopify.asked(2).await;
     house.shopify.uninstall(one.as_str());
     let removed = house.time.now();
     assert_eq!(house.vault().on_uninstalled(&one, removed, house.soon()).await.unwrap(), Uninstall::Forgotten);
+    release.notify_one();
     assert_eq!(code(refresh.await.unwrap()), "not_installed");
     assert_eq!(house.state(&one).await.status, Status::Uninstalled);
     assert!(!house.row(&one).await.has("access"), "the late answer was not written");
@@ -513,13 +580,14 @@ async fn scopes_go_forward_only_also_during_a_refresh() {
     let one = shop("one");
     house.install(&one).await;
     house.time.pass(3600);
-    house.shopify.next([Fault::Late(Duration::from_millis(600))]);
+    let release = house.shopify.hold_next();
     let (refreshing, deadline, of) = (house.vault(), house.soon(), one.clone());
     let refresh = tokio::spawn(async move { refreshing.live_token(&of, deadline).await.map(|_| ()) });
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    house.shopify.asked(2).await;
     let (now, less) = (house.time.now(), Scopes::parse("read_products"));
     let vault = house.vault();
     assert!(vault.on_scopes_update(&one, now, now, &less).await.unwrap());
+    release.notify_one();
     refresh.await.unwrap().unwrap();
     assert_eq!(house.state(&one).await.scopes, less, "the refresh was sent before, and does not bring them back");
     let older = Scopes::parse("read_products,write_orders");
@@ -606,6 +674,53 @@ async fn stolen_and_damaged_rows_open_nowhere_and_send_nothing() {
     assert_eq!(house.shopify.count(), asked);
     house.aws.kms.enable_key().key_id(&house.aws.kms_key).send().await.unwrap();
     house.must_live(&one).await;
+}
+
+/// Damage locks out those who come without the merchant, and no others.
+#[tokio::test]
+async fn a_merchant_who_is_there_heals_a_row_that_does_not_open() {
+    let flipped = |bytes: &[u8]| {
+        let mut bytes = bytes.to_vec();
+        *bytes.last_mut().unwrap() ^= 1;
+        bytes
+    };
+    for damage in ["access", "refresh", "key", "no key", "stump"] {
+        let house = House::new().await;
+        let one = shop("one");
+        house.install(&one).await;
+        let row = house.row(&one).await;
+        let broken = |name: &'static str| Changes::new().bytes(name, flipped(row.get_bytes(name).unwrap()));
+        let changes = match damage {
+            "no key" => Changes::new().remove("key").remove("kms_key"),
+            "stump" => Changes::new().bytes("access", row.get_bytes("access").unwrap()[..20].to_vec()),
+            name => broken(name),
+        };
+        house.set(&one, changes).await;
+        if damage == "refresh" {
+            house.time.pass(3600);
+        }
+        assert!(code(house.live(&one).await).starts_with("seal_"), "{damage}");
+        let before = house.state(&one).await.version;
+        house.install(&one).await;
+        house.must_live(&one).await;
+        let row = house.row(&one).await;
+        assert!(house.state(&one).await.version > before && row.has("due_at"), "{damage}");
+        // By code as well.
+        house.set(&one, Changes::new().bytes("key", flipped(row.get_bytes("key").unwrap()))).await;
+        house.vault().acquire_by_code(&house.callback(&one, "code-1"), house.soon()).await.unwrap();
+        house.must_live(&one).await;
+    }
+    // What a newer version wrote is not damaged: that version will read it again.
+    let house = House::new().await;
+    let one = shop("one");
+    house.install(&one).await;
+    let mut newer = house.row(&one).await.get_bytes("access").unwrap().to_vec();
+    newer[0] = 2;
+    house.set(&one, Changes::new().bytes("access", newer.clone())).await;
+    let token = house.id_token(&one);
+    let refused = house.vault().acquire_by_id_token(token.exchange_subject(), false, house.soon()).await;
+    assert_eq!(code(refused), "seal_unknown_format");
+    assert_eq!(house.row(&one).await.get_bytes("access"), Some(newer.as_slice()));
 }
 
 #[tokio::test]
@@ -808,14 +923,14 @@ async fn a_live_old_token_is_used_while_another_refreshes() {
     let old = house.install(&one).await;
     // Four minutes left: to be refreshed, but alive whatever the clocks.
     house.time.pass(3600 - 240);
-    house.shopify.next([Fault::Late(Duration::from_millis(1500))]);
+    let release = house.shopify.hold_next();
     let (refreshing, deadline, of) = (house.vault(), house.soon(), one.clone());
     let refresh = tokio::spawn(async move { refreshing.live_token(&of, deadline).await.map(|t| t.version) });
-    tokio::time::sleep(Duration::from_millis(400)).await;
-    let began = Instant::now();
+    house.shopify.asked(2).await;
     let meanwhile = house.live(&one).await.unwrap();
-    assert!(meanwhile.access == old.access);
-    assert!(began.elapsed() < Duration::from_millis(1000), "nobody waited");
+    assert!(meanwhile.access == old.access, "nobody waited: Shopify has not answered yet");
+    assert_eq!(house.shopify.count(), 2, "and nobody asked again");
+    release.notify_one();
     assert_eq!(refresh.await.unwrap().unwrap(), old.version + 1);
 }
 
