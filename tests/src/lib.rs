@@ -20,7 +20,20 @@ pub mod installed;
 pub mod sign;
 
 /// How long a test waits for what must happen soon.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(120);
+
+/// Sends a delivery as Shopify does: again when it was not answered in time, for a machine may stand still for seconds and
+/// the take-in gives up before the sender does.
+pub async fn answered(request: reqwest::RequestBuilder) -> reqwest::Response {
+    for _ in 0..3 {
+        let again = request.try_clone().expect("its body is bytes");
+        match again.send().await {
+            Ok(answer) if !matches!(answer.status().as_u16(), 502..=504) => return answer,
+            _ => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    }
+    request.send().await.expect("the gateway answers")
+}
 
 /// One running house and a client for it.
 pub struct Harness {

@@ -28,8 +28,9 @@ use crate::now;
 /// The largest event and the largest answer, in bytes
 /// (<https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>).
 pub const PAYLOAD_LIMIT: usize = 6_291_456;
-/// How long a process may take to ask for its first event.
-const INIT_LIMIT: Duration = Duration::from_secs(10);
+/// How long a process may take to ask for its first event: longer than Lambda's 10 s, since a machine of a developer's may have
+/// other things to do.
+const INIT_LIMIT: Duration = Duration::from_secs(60);
 /// How many log lines are kept for each function, and how long one may be in bytes.
 const LINES: usize = 10_000;
 const LINE_BYTES: usize = 64 * 1024;

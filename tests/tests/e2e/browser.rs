@@ -18,7 +18,7 @@ use crate::privacy::{asked_and_collected, customer_of_many_orders, many_customer
 use crate::standalone::standalone_house;
 
 /// How long a page may take to show what it must.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A browser with a fresh profile; it ends with the value.
 pub(crate) struct Browser {
@@ -226,6 +226,13 @@ async fn fill(house: &Harness) {
         let email = format!("{}@example.com", first.to_lowercase());
         act(house, "customer_create", json!({ "first_name": first, "last_name": last, "email": email })).await;
     }
+    // Who is not mirrored yet has nothing to be exported.
+    gatehouse_tests::until("the customers are mirrored", async || {
+        let mirrored = house.items(&format!("SHOP#{}", shop(house))).await;
+        let of = |item: &&Value| item["sk"]["S"].as_str().is_some_and(|sk| sk.starts_with("CUSTOMER#"));
+        (mirrored.iter().filter(of).count() == 3).then_some(())
+    })
+    .await;
     act(house, "data_request", json!({ "email": "hana@example.com" })).await;
     gatehouse_tests::until("the queues are worked off", async || {
         (house.depth("events").await + house.depth("privacy").await == 0).then_some(())

@@ -83,12 +83,12 @@ fn body_of(input: &Value, usual: &str) -> Vec<u8> {
 async fn deliver(house: &Harness, method: &str, headers: &[(String, String)], body: Vec<u8>) -> Answer {
     let request = house.http.request(method.parse().unwrap(), &house.local.addresses().webhook).body(body);
     let request = headers.iter().fold(request, |request, (name, value)| request.header(name, value));
-    Answer::of(request.header("content-type", "application/json").send().await.unwrap()).await
+    Answer::of(gatehouse_tests::answered(request.header("content-type", "application/json")).await).await
 }
 
 /// Whether the functions' log says this, or will in a moment.
 pub(crate) async fn logged(house: &Harness, words: &str) -> Outcome {
-    for _ in 0..100 {
+    for _ in 0..1_000 {
         if house.logs().contains(words) {
             return Ok(());
         }
@@ -147,6 +147,10 @@ async fn webhooks_http() {
             Some("post_method_expected") => "GET",
             _ => input["method"].as_str().unwrap_or("POST"),
         };
+        if expect["answered_within_ms"].is_number() {
+            // A new process is not what is timed.
+            deliver(&house, "GET", &[], Vec::new()).await;
+        }
         let began = std::time::Instant::now();
         let mut answer = deliver(&house, method, &headers, body.clone()).await;
         let took = began.elapsed();

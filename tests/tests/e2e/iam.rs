@@ -142,7 +142,7 @@ impl Ground {
         let request = request.header("x-shopify-api-version", "2026-10");
         let request = request.header("x-shopify-triggered-at", clock::now().to_rfc3339());
         let request = request.header("x-shopify-hmac-sha256", sign::webhook(&secret(&self.house), body.as_bytes()));
-        request.body(body.to_owned()).send().await.unwrap().status().as_u16()
+        gatehouse_tests::answered(request.body(body.to_owned())).await.status().as_u16()
     }
 
     /// A customer as Shopify describes one, newer with each call.

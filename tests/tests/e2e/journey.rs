@@ -1,7 +1,6 @@
 //! What several tests do: an answer read whole, the way through an installation, Shopify's actions and counters.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use gatehouse_local::Options;
 use gatehouse_tests::Harness;
@@ -63,16 +62,15 @@ pub(crate) fn query_of(url: &str) -> BTreeMap<String, String> {
     url::form_urlencoded::parse(raw.as_bytes()).into_owned().collect()
 }
 
-/// A house for the authorization code grant; functions that face a browser have six seconds.
+/// A house for the authorization code grant.
 pub(crate) async fn code_grant_house() -> Harness {
     house(&[("INSTALL_FLOW", "authorization_code")]).await
 }
 
-/// A house with these settings; functions that face a browser have six seconds.
+/// A house with these settings.
 pub(crate) async fn house(settings: &[(&str, &str)]) -> Harness {
-    let timeouts = ["install", "callback"].map(|name| (name.to_owned(), Duration::from_secs(6)));
     let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    Harness::with(Options { settings, timeouts: timeouts.into(), ..Options::default() }).await
+    Harness::with(Options { settings, ..Options::default() }).await
 }
 
 /// The house's first shop.

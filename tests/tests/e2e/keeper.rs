@@ -249,7 +249,7 @@ async fn a_pass_that_is_cut_short_goes_on_by_itself_and_does_nothing_twice() {
 
 #[tokio::test]
 async fn a_pass_that_is_killed_is_finished_by_the_next() {
-    let timeouts = [("keeper".to_owned(), Duration::from_secs(4))].into();
+    let timeouts = [("keeper".to_owned(), Duration::from_secs(15))].into();
     let harness = Harness::with(Options { mappings: false, timeouts, ..Options::default() }).await;
     let vault = harness.vault().await;
     let names: Vec<_> = (0..20).map(|n| format!("shop-{n}")).collect();
@@ -257,7 +257,7 @@ async fn a_pass_that_is_killed_is_finished_by_the_next() {
     let (present, _) = present_and_other_key(&harness, &vault, &shops).await;
     // Some shops are done, and then KMS hangs until the process is killed in the middle of the others.
     order(&harness, &json!({ "task": "rotate-keys", "most": 3 })).await;
-    let hangs = Fault::slow("kms", Duration::from_secs(8)).operation("ReEncrypt");
+    let hangs = Fault::slow("kms", Duration::from_secs(30)).operation("ReEncrypt");
     harness.local.aws().fault(hangs);
     assert!(harness.local.keeper("rotate-keys").await.is_err(), "Lambda ended it");
     harness.local.aws().heal();

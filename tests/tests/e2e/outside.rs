@@ -24,7 +24,7 @@ async fn start(directory: &Path) -> (Child, Value) {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let line = tokio::time::timeout(Duration::from_secs(2), lines.next_line()).await.expect("ready within two seconds");
+    let line = tokio::time::timeout(Duration::from_secs(60), lines.next_line()).await.expect("it gets ready");
     (child, serde_json::from_str(&line.unwrap().unwrap()).unwrap())
 }
 
@@ -50,7 +50,7 @@ async fn a_signal_stops_every_process() {
     assert!(alive(function));
     let id = house.id().unwrap().to_string();
     assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
-    let status = tokio::time::timeout(Duration::from_secs(5), house.wait()).await.expect("it stops soon").unwrap();
+    let status = tokio::time::timeout(Duration::from_secs(60), house.wait()).await.expect("it stops soon").unwrap();
     assert!(status.success(), "{status}");
     assert!(!alive(function));
 }

@@ -310,7 +310,7 @@ pub(crate) async fn asked_and_collected(house: &Harness, shop: &str, id: u64) ->
         if let Some(entry) = entries.iter().find(|entry| entry["state"]["S"] == "done") {
             return entry["export_bytes"]["N"].as_str().unwrap().parse().unwrap();
         }
-        assert!(began.elapsed() < Duration::from_secs(180), "{entries:?}");
+        assert!(began.elapsed() < Duration::from_secs(900), "{entries:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

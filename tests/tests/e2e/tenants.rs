@@ -390,6 +390,10 @@ async fn furnished(page: &Page, shop: &str, mark: &'static str, user: &'static s
         "state": "enabled", "updated_at": "2026-11-21T12:00:00Z",
     });
     page.deliver(shop, "customers/create", &format!("{mark}-shared"), &shared).await;
+    until("the mirror holds them all", async || {
+        (get("/v1/customers").await["items"].as_array()?.len() == 4).then_some(())
+    })
+    .await;
     let asks = [(customer.parse().unwrap(), format!("2@{mark}.example")), (SHARED, format!("shared@{mark}.example"))];
     for (number, (customer, email)) in asks.into_iter().enumerate() {
         let request = json!({
