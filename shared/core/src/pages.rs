@@ -232,12 +232,14 @@ impl Page {
                 [
                     "The app needs more access",
                     "The shop granted fewer permissions than the app needs to work.",
-                    "Start again and grant the permissions that Shopify lists.",
+                    "Start again and grant the permissions that Shopify lists. If it lists none, contact the app's support and \
+                     quote the number below.",
                 ],
                 [
                     "アプリに必要な権限が不足しています",
                     "ストアが許可した権限だけでは、アプリは動作しません。",
-                    "もう一度やり直し、Shopify に表示される権限を許可してください。",
+                    "もう一度やり直し、Shopify に表示される権限を許可してください。何も表示されない場合は、下の番号をアプリのサポートに\
+                     お知らせください。",
                 ],
             ),
             Self::ShopifyDown => (
@@ -448,7 +450,13 @@ impl Page {
             Locale::Ja => ("もう一度試す", "リクエスト番号"),
         };
         let link = retry
-            .map(|to| format!("<p><a class=\"button\" href=\"{}\">{again}</a></p>\n", escape(to.as_str())))
+            .map(|to| {
+                // The page may stand in the admin's frame, which none of these addresses may be shown in.
+                format!(
+                    "<p><a class=\"button\" target=\"_top\" rel=\"noreferrer\" href=\"{}\">{again}</a></p>\n",
+                    escape(to.as_str())
+                )
+            })
             .unwrap_or_default();
         let body = format!(
             "<!doctype html>\n<html lang=\"{lang}\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -548,6 +556,7 @@ mod tests {
         assert_eq!(Locale::from_tag("ja-JP"), Locale::Ja);
         assert_eq!(Locale::from_tag("jam"), Locale::En);
         assert_eq!(Locale::from_accept_language(Some("fr, ja;q=0.8, en;q=0.5")), Locale::Ja);
+        assert!(html.contains("target=\"_top\""), "a frame of the admin's cannot show the admin: {html}");
         assert_eq!(Locale::from_accept_language(Some("en-GB,ja")), Locale::En);
         assert_eq!(Locale::from_accept_language(None), Locale::En);
     }

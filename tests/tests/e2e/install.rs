@@ -1,7 +1,7 @@
 //! The App URL through the real function: installing by an ID token, and every launch that proves nothing.
 
 use gatehouse_local::aws::Fault;
-use gatehouse_tests::sign;
+use gatehouse_tests::{Harness, sign};
 use serde_json::json;
 
 use crate::journey::*;
@@ -154,10 +154,63 @@ async fn shopify_down_is_said_and_the_next_launch_heals() {
 #[tokio::test]
 async fn missing_scopes_lead_out_of_the_frame_to_the_merchants_consent() {
     let house = house(&[]).await;
+    let shop = shop(&house);
     act(&house, "install_now", json!({ "scopes": "read_customers" })).await;
     let answer = launch(&house, json!({})).await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    assert!(answer.body.contains("window.open(") && answer.body.contains("oauth/install"), "{}", answer.body);
+    assert_eq!(answer.status, 403, "{answer:?}");
+    assert!(answer.csp().contains(&format!("frame-ancestors https://{shop}")), "{}", answer.csp());
+    let (_, consent) = followed(&house, button_of(&answer)).await;
+    assert!(consent.body.contains("read_orders") && consent.body.contains("name=\"consent\""), "{consent:?}");
+    act(&house, "scopes", json!({ "grant": "read_orders" })).await;
+    let answer = launch(&house, json!({})).await;
+    assert!(answer.body.contains("id=\"app\""), "{}", answer.body);
+}
+
+/// Where the one link of a page for people leads: the whole tab, out of the admin's frame.
+fn button_of(page: &Answer) -> String {
+    let link = page.body.split("<a class=\"button\" ").nth(1).and_then(|rest| rest.split('>').next());
+    let link = link.unwrap_or_else(|| panic!("{page:?}"));
+    assert!(link.contains("target=\"_top\""), "{link}");
+    link.split("href=\"").nth(1).unwrap().split('"').next().unwrap().replace("&amp;", "&")
+}
+
+/// Where a browser ends that opens this address, and what it sees there.
+async fn followed(house: &Harness, mut url: String) -> (String, Answer) {
+    for _ in 0..5 {
+        let answer = get(house, &url).await;
+        if answer.status != 302 {
+            return (url, answer);
+        }
+        url = url::Url::parse(&url).unwrap().join(answer.location()).unwrap().into();
+    }
+    panic!("{url} leads nowhere");
+}
+
+#[tokio::test]
+async fn a_scope_that_no_released_version_asks_for_sends_nobody_round_in_circles() {
+    let house = house(&[]).await;
+    // The functions were deployed with a scope more, the app's version with it was not released yet.
+    act(&house, "app", json!({ "scopes": "read_customers" })).await;
+    act(&house, "install_now", json!({})).await;
+    let answer = launch(&house, json!({})).await;
+    assert_eq!(answer.status, 403, "{answer:?}");
+    assert!(
+        !answer.body.contains("<script") && answer.location().is_empty(),
+        "nothing moves by itself: {}",
+        answer.body
+    );
+    assert!(answer.body.contains("contact the app's support"), "{}", answer.body);
+    let (back, _) = followed(&house, button_of(&answer)).await;
+    assert!(back.contains(&format!("/apps/{}", house.local.app().client_id)), "Shopify has nothing to ask: {back}");
+
+    let token = act(&house, "id_token", json!({})).await["id_token"].as_str().unwrap().to_owned();
+    let url = format!("{}/", house.local.addresses().install);
+    let fetched = get_with(&house, &url, &[("authorization", &format!("Bearer {token}"))]).await;
+    assert_eq!(fetched.status, 403, "{fetched:?}");
+    assert!(fetched.body.contains("\"missing_scopes\""), "{}", fetched.body);
+
+    // Released; the merchant agrees in the admin, which asks before it opens the app.
+    act(&house, "app", json!({ "scopes": "read_customers,read_orders" })).await;
     act(&house, "scopes", json!({ "grant": "read_orders" })).await;
     let answer = launch(&house, json!({})).await;
     assert!(answer.body.contains("id=\"app\""), "{}", answer.body);
