@@ -320,7 +320,7 @@ impl Install {
             Ok(live) if live.scopes.covers(&self.settings.scopes.required) => {
                 let Ok(secrets) = self.secrets.get().await else { return request.page(Page::Unavailable) };
                 let csrf = login.csrf_token(secrets.client().current());
-                self.house().app(shop, locale(request), &self.reopen(shop), Some(&csrf))
+                self.house().app(shop, request.locale(), &self.reopen(shop), Some(&csrf))
             }
             Ok(_) => self.sign_in_again(request, shop, "missing_scopes"),
             Err(error) if error.needs_merchant() => self.sign_in_again(request, shop, error.code()),
@@ -387,7 +387,7 @@ impl Install {
 
     async fn document(&self, request: &Request, live: &LiveToken) -> Response {
         let shop = &live.shop;
-        let (locale, reopen) = (locale(request), self.reopen(shop));
+        let (locale, reopen) = (request.locale(), self.reopen(shop));
         if self.settings.launch.embedded {
             return self.house().app(shop, locale, &reopen, None);
         }
@@ -423,7 +423,8 @@ impl Install {
         }
         let page = match error {
             VaultError::NotInstalled | VaultError::NeedsReauth => Page::Reinstall,
-            VaultError::RetryLater(_) | VaultError::Frozen => Page::ShopifyDown,
+            VaultError::Frozen => Page::ShopFrozen,
+            VaultError::RetryLater(_) => Page::ShopifyDown,
             error if error.is_transient() => Page::Unavailable,
             _ => Page::Internal,
         };
@@ -479,8 +480,7 @@ impl Install {
             }
         };
         if request.header("accept").is_some_and(|accept| accept.contains("text/html")) {
-            let page = Page::BadRequest.response(locale(request), &request.request_id);
-            return page.with_code(code);
+            return request.page(Page::BadRequest).with_code(code);
         }
         Response::json(StatusCode::BAD_REQUEST, &serde_json::json!({ "errors": { "shop": code } })).with_code(code)
     }
@@ -540,11 +540,4 @@ fn matched(surface: &'static str, generation: Generation) {
         Metric::SecretMatched,
         &[("surface", surface), ("generation", telemetry::generation_label(generation))],
     );
-}
-
-/// Shopify names the merchant's language in the launch; a fetch has the browser's.
-fn locale(request: &Request) -> Locale {
-    let query = Query::parse(&request.raw_query).ok();
-    let tag = query.as_ref().and_then(|query| query.get_one("locale").ok().flatten());
-    tag.map_or_else(|| request.locale(), Locale::from_tag)
 }

@@ -238,6 +238,81 @@ async fn a_fetch_gets_statuses_instead_of_redirects() {
 }
 
 #[tokio::test]
+async fn an_old_or_unsigned_launch_inside_the_admin_leaves_its_frame() {
+    let house = code_grant_house().await;
+    let shop = shop(&house);
+    let base = &house.local.addresses().install;
+    let old = launch_url(&house, json!({ "id_token": "none", "age": 3_600 })).await;
+    let unsigned = format!("{base}/?embedded=1&shop={shop}&host={}", query_of(&old)["host"]);
+    for url in [old, unsigned.clone()] {
+        let answer = get(&house, &url).await;
+        assert_eq!(answer.status, 200, "the admin cannot be shown where a redirect would show it: {answer:?}");
+        assert!(answer.body.contains("window.open(") && answer.body.contains("oauth/install"), "{}", answer.body);
+        assert!(answer.csp().contains(&format!("frame-ancestors https://{shop}")), "{}", answer.csp());
+    }
+    // Outside the frame a redirect does it.
+    assert_eq!(get(&house, &unsigned.replace("embedded=1&", "")).await.status, 302);
+}
+
+#[tokio::test]
+async fn what_app_bridge_brings_from_the_bounce_page_is_answered_as_a_document() {
+    let house = house(&[]).await;
+    act(&house, "install_now", json!({})).await;
+    let token = act(&house, "id_token", json!({})).await["id_token"].as_str().unwrap().to_owned();
+    let bearer = format!("Bearer {token}");
+    let url = launch_url(&house, json!({ "id_token": "none", "locale": "ja" })).await;
+    let bounced = [("authorization", &*bearer), ("x-shopify-bounce", "1")];
+    act(&house, "fault", json!({ "target": "token", "status": 503, "count": 1000 })).await;
+    let answer = get_with(&house, &url, &bounced).await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(answer.header("content-type").starts_with("text/html"), "a person reads it: {answer:?}");
+    assert!(answer.body.contains("lang=\"ja\""), "{}", answer.body);
+    let fetched = get_with(&house, &url, &bounced[..1]).await;
+    assert_eq!(fetched.header("content-type"), "application/problem+json", "{fetched:?}");
+    act(&house, "faults_clear", json!({})).await;
+    let answer = get_with(&house, &url, &bounced).await;
+    assert!(answer.status == 200 && answer.body.contains("id=\"app\""), "{answer:?}");
+    // A token that is no good is replaced by App Bridge itself, which waits for the header.
+    let answer = get_with(&house, &url, &[("authorization", "Bearer no"), ("x-shopify-bounce", "1")]).await;
+    assert_eq!((answer.status, answer.header("x-shopify-retry-invalid-session-request")), (401, "1"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_frozen_shop_is_told_so() {
+    let house = house(&[]).await;
+    act(&house, "install_now", json!({})).await;
+    act(&house, "fault", json!({ "target": "token", "status": 402, "count": 1000 })).await;
+    let answer = launch(&house, json!({ "locale": "en" })).await;
+    assert_eq!(answer.status, 402, "{answer:?}");
+    assert!(answer.body.contains("Shopify has frozen this shop"), "{}", answer.body);
+    assert!(answer.csp().contains(&shop(&house)), "the admin may show it: {}", answer.csp());
+    assert!(launch(&house, json!({ "locale": "ja" })).await.body.contains("凍結されています"));
+}
+
+#[tokio::test]
+async fn every_page_speaks_the_language_that_shopify_names() {
+    let house = house(&[]).await;
+    let base = &house.local.addresses().install;
+    let callback = &house.local.addresses().callback;
+    let bot = [("user-agent", "Googlebot/2.1"), ("accept-language", "en")];
+    for (url, headers) in [
+        (format!("{base}/nowhere?locale=ja"), &bot[1..]),
+        (format!("{base}/?locale=ja-JP"), &bot[..]),
+        (format!("{base}/auth/session-token?locale=ja"), &bot[1..]),
+        (format!("{base}/auth/exit-iframe?locale=ja"), &bot[1..]),
+        (format!("{callback}/begin?locale=ja"), &bot[1..]),
+        (format!("{callback}/?locale=ja"), &bot[1..]),
+        (format!("{callback}/nowhere?locale=ja"), &bot[1..]),
+    ] {
+        let answer = get_with(&house, &url, headers).await;
+        assert!(answer.status >= 400 && answer.body.contains("lang=\"ja\""), "{url} {answer:?}");
+    }
+    // In a language that no page is written in, the browser's counts.
+    let answer = get_with(&house, &format!("{base}/nowhere?locale=fr"), &[("accept-language", "ja")]).await;
+    assert!(answer.body.contains("lang=\"ja\""), "{}", answer.body);
+}
+
+#[tokio::test]
 async fn a_code_grant_launch_is_signed_and_fresh_or_goes_back_to_shopify() {
     let house = code_grant_house().await;
     let shop = shop(&house);
