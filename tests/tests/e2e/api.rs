@@ -474,7 +474,7 @@ async fn each_refusal_of_the_admin_api_has_its_own_answer() {
     for (mode, status, code) in [
         ("frozen", 402, "shop_frozen"),
         ("locked", 423, "shop_locked"),
-        ("rejected", 502, "shopify_refused"),
+        ("rejected", 502, "shopify_rejected"),
         ("ip_allowlist", 502, "egress_refused"),
         ("forbidden", 403, "missing_scopes"),
         ("access_denied", 403, "missing_scopes"),
@@ -506,10 +506,11 @@ async fn each_refusal_of_the_admin_api_has_its_own_answer() {
     }
 
     // A change whose fate is unknown is not made twice.
-    let update = json!({ "input": { "id": "gid://shopify/Customer/1", "multipassIdentifier": "m-1" } });
     page.act("admin_mode", json!({ "shop": shop, "mode": "503", "count": 1 })).await;
-    let answer = page.post(&shop, "/v1/admin/customerUpdate", update).await;
-    assert_eq!((answer.status, answer.code()), (502, "shopify_down"), "{}", answer.text);
+    let answer = page.post(&shop, "/v1/scopes/revoke", json!({ "scopes": ["read_products"] })).await;
+    assert_eq!((answer.status, answer.code()), (502, "outcome_unknown"), "{}", answer.text);
+    assert_eq!(answer.header("retry-after"), None, "nobody is told to send it again");
+    assert!(answer.body["detail"].as_str().unwrap().starts_with("Read what holds now"), "{}", answer.text);
 
     // A token that died is replaced without anybody noticing.
     page.act("kill_tokens", json!({ "shop": shop })).await;
