@@ -1,7 +1,8 @@
 //! Two shops and random requests, good, spliced and stolen, through the real API: no answer, log line or audit record of one
 //! ever holds anything of the other.
 //!
-//! `GATEHOUSE_TENANT_CASES` sets how many groups of requests are tried, then with fresh randomness.
+//! `GATEHOUSE_TENANT_CASES` sets how many groups of requests are tried. They are others each time; the seed is printed, and as
+//! `GATEHOUSE_TENANT_SEED` it finds the same ones again.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
