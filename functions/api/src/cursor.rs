@@ -12,12 +12,12 @@ const CURSOR: Purpose = Purpose::new("gatehouse/api-cursor/v1");
 const MAX_LEN: usize = 4 * 1024;
 
 /// Seals a place in `list`.
-pub fn seal(secret: &SecretString, shop: &ShopDomain, list: &'static str, at: &Cursor) -> String {
+pub fn seal(secret: &SecretString, shop: &ShopDomain, list: &str, at: &Cursor) -> String {
     CURSOR.seal(secret, &format!("{list}|{shop}|{}", at.as_str()))
 }
 
 /// Opens it again; `None` for anything but a cursor of this shop and list.
-pub fn open(secrets: &ClientSecrets, shop: &ShopDomain, list: &'static str, text: &str) -> Option<Cursor> {
+pub fn open(secrets: &ClientSecrets, shop: &ShopDomain, list: &str, text: &str) -> Option<Cursor> {
     if text.len() > MAX_LEN {
         return None;
     }

@@ -14,8 +14,10 @@ use crate::input::Paging;
 use crate::proof::{Merchant, Proof as _};
 
 const LIST: &str = "customers";
-/// The orders that are shown with a customer.
-const ORDERS: u16 = 100;
+/// The list of one customer's orders.
+fn orders_of(id: u64) -> String {
+    format!("customers/{id}/orders")
+}
 
 pub(crate) async fn list(api: &Api, request: &Request, merchant: &Merchant) -> Result<Response, Problem> {
     let shop = merchant.shop();
@@ -32,17 +34,22 @@ pub(crate) async fn list(api: &Api, request: &Request, merchant: &Merchant) -> R
     Ok(Response::json(StatusCode::OK, &json!({"items": items, "next": next})))
 }
 
-pub(crate) async fn show(api: &Api, merchant: &Merchant, id: &str) -> Result<Response, Problem> {
+/// One customer with a page of their orders.
+pub(crate) async fn show(api: &Api, request: &Request, merchant: &Merchant, id: &str) -> Result<Response, Problem> {
     let id = id.parse().map_err(|_| Problem::NotFound)?;
+    let (shop, list) = (merchant.shop(), orders_of(id));
+    let secrets = api.secrets.get().await.map_err(|_| Problem::Unavailable("vault"))?;
+    let paging = Paging::of(request, secrets.client(), shop, &list)?;
     let view = api
         .privacy
         .mirror()
-        .customer(merchant.shop(), id, None, ORDERS, &merchant.actor(), clock::now())
+        .customer(shop, id, paging.after.as_ref(), paging.limit, &merchant.actor(), clock::now())
         .await
         .map_err(|error| api.data_problem(&error))?
         .ok_or(Problem::NotFound)?;
     let mut body = customer(&view.customer);
     body["orders"] = view.orders.iter().map(order).collect();
+    body["next"] = view.next.map(|at| cursor::seal(secrets.client().current(), shop, &list, &at)).into();
     Ok(Response::json(StatusCode::OK, &body))
 }
 

@@ -42,7 +42,7 @@ impl Paging {
         request: &Request,
         secrets: &ClientSecrets,
         shop: &ShopDomain,
-        list: &'static str,
+        list: &str,
     ) -> Result<Self, Problem> {
         let query =
             Query::parse(&request.raw_query).map_err(|_| Problem::BadRequest("The query could not be read."))?;

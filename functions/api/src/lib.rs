@@ -145,7 +145,7 @@ impl Api {
             Endpoint::OpenApi => openapi::document(),
             Endpoint::Installation => self.prove(request, async |m: Merchant| Ok(installation::show(self, &m))).await,
             Endpoint::Customers => self.prove(request, async |m| customers::list(self, request, &m).await).await,
-            Endpoint::Customer => self.prove(request, async |m| customers::show(self, &m, param).await).await,
+            Endpoint::Customer => self.prove(request, async |m| customers::show(self, request, &m, param).await).await,
             Endpoint::PrivacyRequests => self.prove(request, async |m| privacy::list(self, request, &m).await).await,
             Endpoint::PrivacyRequest => self.prove(request, async |m| privacy::show(self, &m, param).await).await,
             Endpoint::PrivacyExport => {

@@ -92,12 +92,12 @@ routes! {
     "GET" "/v1/openapi.json" App OpenApi [200];
     "GET" "/v1/installation" App Installation [200, 401, 402, 403, 502];
     "GET" "/v1/customers" App Customers [200, 401, 402, 403, 422, 502];
-    "GET" "/v1/customers/{id}" App Customer [200, 401, 402, 403, 404, 502];
+    "GET" "/v1/customers/{id}" App Customer [200, 401, 402, 403, 404, 422, 502];
     "GET" "/v1/privacy/requests" App PrivacyRequests [200, 401, 402, 403, 422, 502];
     "GET" "/v1/privacy/requests/{id}" App PrivacyRequest [200, 401, 402, 403, 404, 502];
     "GET" "/v1/privacy/requests/{id}/export" App PrivacyExport [200, 206, 401, 402, 403, 404, 409, 422, 502];
     "GET" "/v1/scopes" App Scopes [200, 401, 402, 403, 502];
-    "POST" "/v1/scopes/request" App ScopesRequest [200, 401, 402, 403, 415, 422, 502];
+    "POST" "/v1/scopes/request" App ScopesRequest [200, 401, 402, 403, 409, 415, 422, 502];
     "POST" "/v1/scopes/revoke" App ScopesRevoke [200, 401, 402, 403, 415, 422, 423, 429, 502];
     "POST" "/v1/admin/{operation}" App AdminOperation [200, 401, 402, 403, 404, 415, 422, 423, 429, 502];
     "GET" "/proxy/{path+}" Server Proxy [200, 401, 404];

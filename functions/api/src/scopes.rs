@@ -49,11 +49,11 @@ pub(crate) fn request(api: &Api, request: &Request, merchant: &Merchant) -> Resu
         return Err(Problem::Unprocessable("`scopes` holds one that the app is not configured for."));
     }
     let (shop, client_id) = (merchant.shop(), api.settings.app.client_id.as_str());
+    let optional = Scopes::from_names(asked.iter().filter(|name| !settings.required.contains(name)));
     let url = match api.settings.launch.flow {
-        InstallFlow::TokenExchange => {
-            let optional = Scopes::from_names(asked.iter().filter(|name| !settings.required.contains(name)));
-            begin::scope_request_url(shop, client_id, &settings.required, &optional)
-        }
+        InstallFlow::TokenExchange => begin::scope_request_url(shop, client_id, &settings.required, &optional),
+        // The code grant asks for the required ones, each time: what it were asked for beside them is gone the next time.
+        InstallFlow::AuthorizationCode if !optional.is_empty() => return Err(Problem::NoOptionalScopes),
         // The app's own launch finds what is missing, and begins the grant.
         InstallFlow::AuthorizationCode => begin::embedded_url(shop, None, client_id),
     };

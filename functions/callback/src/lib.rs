@@ -9,7 +9,7 @@ use gatehouse_core::config::{
     AppSettings, BaseSettings, FrontSettings, LaunchSettings, Reader, ScopeSettings, ShopifySettings, TableSettings,
 };
 use gatehouse_core::http::{self as web, Location, Request, Response};
-use gatehouse_core::pages::Page;
+use gatehouse_core::pages::{Locale, Page};
 use gatehouse_core::secrets::SecretStore;
 use gatehouse_core::telemetry::{self, Metric};
 use gatehouse_core::vault::{Vault, VaultError};
@@ -21,7 +21,7 @@ use gatehouse_shopify::host::Host;
 use gatehouse_shopify::login::{self, Login};
 use gatehouse_shopify::oauth::{self, OauthError};
 use gatehouse_shopify::redirect::OwnPath;
-use gatehouse_shopify::state::{Nonce, State};
+use gatehouse_shopify::state::{Language, Nonce, State};
 use http::Method;
 use lambda_runtime::Error;
 
@@ -111,11 +111,14 @@ impl Callback {
     }
 
     /// Answers one request.
-    pub async fn handle(&self, request: Request) -> Response {
+    pub async fn handle(&self, mut request: Request) -> Response {
         match (&request.method, request.path.as_str()) {
             (&Method::GET | &Method::HEAD, "/begin") => self.begin(&request).await.on_route("GET /begin"),
             // A HEAD (a preview, a probe) would spend the nonce and the code on a page that nobody sees.
-            (&Method::GET, "/" | "/auth/callback") => self.finish(&request).await.on_route("GET /"),
+            (&Method::GET, "/" | "/auth/callback") => {
+                request.reads = self.language_of_the_journey(&request).await;
+                self.finish(&request).await.on_route("GET /")
+            }
             (_, "/begin" | "/" | "/auth/callback") => request.page(Page::MethodNotAllowed),
             _ => request.page(Page::NotFound),
         }
@@ -157,9 +160,17 @@ impl Callback {
             &nonce,
             AccessMode::Offline,
         );
-        let state = State::begin(nonce, shop.clone(), None, now);
+        let state = State::begin(nonce, shop.clone(), None, now).in_language(Language::parse(request.locale().tag()));
         let cookie = state.set_cookie(secrets.client().current());
         self.redirect(request, &self.settings.front.page(&to)).with_cookie(cookie).for_shop(&shop)
+    }
+
+    /// What the launch said of the merchant's language, which Shopify does not repeat.
+    async fn language_of_the_journey(&self, request: &Request) -> Option<Locale> {
+        let secrets = self.secrets.get().await.ok()?;
+        let cookies = request.cookies.iter().map(String::as_str);
+        let (state, _) = State::from_cookies(cookies, secrets.client(), clock::now()).ok()?;
+        state.language.as_ref().map(Language::as_str).and_then(Locale::of_tag)
     }
 
     /// What Shopify sends back: a code, or the merchant's no.
@@ -245,7 +256,7 @@ impl Callback {
         let page = match error {
             VaultError::CodeSpent => return self.again(request, shop, error.code()).await,
             error if error.is_transient() => Page::ShopifyDown,
-            VaultError::Frozen => Page::ShopifyDown,
+            VaultError::Frozen => Page::ShopFrozen,
             _ => Page::Internal,
         };
         self.retry_page(request, page, shop).with_code(error.code())

@@ -26,6 +26,11 @@ const words = japanese
         missing_scopes: "このアプリに必要な権限がストアで許可されていません。",
         forbidden: "このページは別のログインのものです。ページを再読み込みしてください。",
         unavailable: "一時的に利用できません。1 分ほど待ってから、もう一度お試しください。",
+        outcome_unknown: "変更が行われたかどうか確認できませんでした。ページを更新し、現在の状態を確かめてから、もう一度お試しください。",
+        refused: "現在、Shopify はこのアプリにこの操作を許可していません。お問い合わせ番号を添えて、アプリのサポートにお知らせください。",
+        changed: "表示中の内容は最新ではありません。ページを更新してから、もう一度お試しください。",
+        session: "ログイン状態を確認できませんでした。ページを再読み込みしてください。",
+        fault: "アプリでエラーが発生しました。もう一度お試しください。再び発生する場合は、お問い合わせ番号をアプリのサポートにお知らせください。",
       },
     }
   : {
@@ -46,13 +51,31 @@ const words = japanese
         missing_scopes: "The shop has not granted what this needs.",
         forbidden: "This page belongs to another login. Reload it.",
         unavailable: "This is out of order for the moment. Wait a minute and try again.",
+        outcome_unknown: "It is not known whether the change was made. Refresh, and look before you try again.",
+        refused: "Shopify does not let the app do this at present. Contact the app's support and quote the reference.",
+        changed: "What is shown here is no longer so. Refresh, then try again.",
+        session: "Your session could not be confirmed. Reload the page.",
+        fault: "The app made an error. Try again; if it happens again, contact its support and quote the reference.",
       },
     };
 
-/** What the API said when it refused: a stable code, a sentence, and the request id to quote. */
+/** Which words go with each code of the API. Its own sentences are for whoever runs the app, and are never shown. */
+const reasons = {
+  throttled: "throttled", shopify_down: "shopify_down", shop_frozen: "shop_frozen", shop_locked: "shop_locked",
+  missing_scopes: "missing_scopes", forbidden: "forbidden", unavailable: "unavailable", timeout: "unavailable",
+  outcome_unknown: "outcome_unknown",
+  egress_refused: "refused", shopify_forbidden: "refused", protected_data: "refused", shopify_rejected: "refused",
+  shopify_refused: "refused", no_optional_scopes: "refused",
+  not_found: "changed", gone: "changed", conflict: "changed",
+  invalid_id_token: "session", invalid_signature: "session", headers_too_large: "session",
+  bad_request: "fault", missing_header: "fault", method_not_allowed: "fault", body_too_large: "fault", uri_too_long: "fault",
+  unsupported_media_type: "fault", unprocessable: "fault", internal: "fault",
+};
+
+/** What the API said when it refused: a stable code, and the request id to quote. */
 class Refused extends Error {
   constructor(status, problem) {
-    super(problem.detail || problem.title || words.failed);
+    super(words.failed);
     this.status = status;
     this.code = problem.code || problem.error || "unknown";
     this.reference = problem.request_id || "";
@@ -155,10 +178,8 @@ function trouble(error, retry) {
   const passing = error instanceof Refused && (error.code === "throttled" || error.code === "shopify_down");
   const box = element("s-banner", null, { tone: passing ? "warning" : "critical", role: "alert", class: "banner" });
   const dead = error instanceof Refused && error.code === "reauthenticate";
-  const reason = error instanceof Refused ? words.reasons[error.code] : undefined;
-  // What the API says is for people; what a browser says of a broken connection is not.
-  const said = error instanceof Refused && !japanese ? error.message : words.failed;
-  box.append(element("p", dead ? words.dead : reason || said));
+  const reason = error instanceof Refused ? words.reasons[reasons[error.code]] : undefined;
+  box.append(element("p", dead ? words.dead : reason || words.failed));
   if (error.reference) box.append(element("p", `${words.reference}: ${error.reference}`, { class: "quiet" }));
   const stale = standalone && error instanceof Refused && error.code === "forbidden";
   // A launch asks for what is required and not granted; whoever has granted it elsewhere tries again.

@@ -39,6 +39,29 @@ pub fn serve(path: &str) -> Option<Response> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gatehouse_core::problem::Problem;
+
+    /// The script's words for merchants are by code, and by nothing that the API wrote for whoever runs the app.
+    #[test]
+    fn the_script_has_words_for_every_code_in_both_languages() {
+        let (_, after) = SCRIPT.body.split_once("const reasons = {").unwrap();
+        let (table, _) = after.split_once("};").unwrap();
+        let entries: std::collections::BTreeMap<&str, &str> = table
+            .split(',')
+            .filter_map(|entry| entry.split_once(':'))
+            .map(|(code, words)| (code.trim(), words.trim().trim_matches('"')))
+            .collect();
+        for problem in Problem::examples() {
+            // It has a way out of its own.
+            if problem == Problem::Reauthenticate {
+                continue;
+            }
+            let words = entries.get(problem.code()).unwrap_or_else(|| panic!("no words for {}", problem.code()));
+            let said = SCRIPT.body.matches(&format!("\n        {words}: \"")).count();
+            assert_eq!(said, 2, "{words}, in English and in Japanese");
+        }
+        assert!(!SCRIPT.body.contains(".detail") && !SCRIPT.body.contains("error.message"));
+    }
 
     #[test]
     fn an_asset_answers_under_its_own_hash_only() {

@@ -14,6 +14,9 @@ use gatehouse_shopify::{ClientSecrets, ShopDomain, Timestamp};
 /// Where the bounce page lies, as in Shopify's own libraries.
 pub const BOUNCE_PATH: &str = "/auth/session-token";
 
+/// The header by which App Bridge says that it opens what the bounce page named: a document, although it fetches it.
+pub const BOUNCED: &str = "x-shopify-bounce";
+
 /// Parameters that a browser must not carry on: the token itself, and what the bounce page adds.
 pub const NOT_CARRIED: [&str; 2] = ["id_token", "shopify-reload"];
 
@@ -25,6 +28,8 @@ pub struct Asked<'a> {
     pub raw_query: &'a str,
     /// The `Authorization` header.
     pub authorization: Option<&'a str>,
+    /// Whether App Bridge comes from the bounce page ([`BOUNCED`]).
+    pub bounced: bool,
     /// The `User-Agent` header.
     pub user_agent: Option<&'a str>,
     /// The cookies, of which a standalone app has one: its login.
@@ -93,11 +98,12 @@ pub fn read(asked: &Asked<'_>, way: Way, client_id: &str, secrets: &ClientSecret
         return Launch::Bot;
     }
     let Ok(query) = Query::parse(asked.raw_query) else { return Launch::Unreadable };
-    // Any Authorization header means that App Bridge's fetch asked: a document load never has one.
+    // Any Authorization header means that App Bridge asked, and that it fetches a new token where this one is no good.
     if let Some(header) = asked.authorization {
         let Some(token) = id_token::bearer(header) else { return Launch::Refetch(None) };
         return match id_token::verify_admin(token, client_id, secrets, now) {
-            Ok(token) => Launch::Proven { token, fetch: true },
+            // What comes back to the bounce page is shown: a page, even when something fails.
+            Ok(token) => Launch::Proven { token, fetch: !asked.bounced },
             Err(error) => Launch::Refetch(Some(error)),
         };
     }
@@ -205,7 +211,7 @@ mod tests {
     }
 
     fn asked(raw_query: &str) -> Asked<'_> {
-        Asked { path: "/", raw_query, authorization: None, user_agent: None, cookies: &[] }
+        Asked { path: "/", raw_query, authorization: None, bounced: false, user_agent: None, cookies: &[] }
     }
 
     fn embedded(raw_query: &str) -> Launch {
@@ -285,6 +291,20 @@ mod tests {
     }
 
     #[test]
+    fn what_app_bridge_opens_from_the_bounce_page_is_a_document() {
+        let header = format!("Bearer {}", token(NOW, "key"));
+        let asked = Asked { authorization: Some(&header), bounced: true, ..asked("") };
+        assert!(matches!(read(&asked, Way::IdToken, "key", &secrets(), NOW), Launch::Proven { fetch: false, .. }));
+        let asked = Asked { authorization: Some("Bearer no"), ..asked };
+        assert!(matches!(read(&asked, Way::IdToken, "key", &secrets(), NOW), Launch::Refetch(_)));
+        let asked = Asked { authorization: None, ..asked };
+        assert!(
+            matches!(read(&asked, Way::IdToken, "key", &secrets(), NOW), Launch::Lost),
+            "the header proves nothing"
+        );
+    }
+
+    #[test]
     fn a_code_grant_launch_is_signed_refused_or_sent_to_shopify() {
         let way = Way::CodeGrant { embedded: false };
         let read = |raw: &str| read(&asked(raw), way, "key", &secrets(), NOW);
@@ -330,7 +350,7 @@ mod tests {
         #[test]
         fn nonsense_is_answered_and_never_proven(raw in "\\PC{0,300}", header in proptest::option::of("\\PC{0,80}")) {
             for way in [Way::IdToken, Way::CodeGrant { embedded: true }, Way::CodeGrant { embedded: false }] {
-                let asked = Asked { path: "/", raw_query: &raw, authorization: header.as_deref(), user_agent: None, cookies: &[] };
+                let asked = Asked { authorization: header.as_deref(), ..asked(&raw) };
                 let launch = read(&asked, way, "key", &secrets(), NOW);
                 let refused = !matches!(launch, Launch::Proven { .. } | Launch::Signed { .. } | Launch::LoggedIn(_));
                 prop_assert!(refused);

@@ -162,6 +162,7 @@ impl Install {
             path: &request.path,
             raw_query: &request.raw_query,
             authorization: request.header("authorization"),
+            bounced: request.header(launch::BOUNCED).is_some(),
             user_agent: request.header("user-agent"),
             cookies: &request.cookies,
         };
@@ -209,10 +210,7 @@ impl Install {
             }
             Launch::LoggedIn(login) => self.logged_in(request, &login).await.for_shop(login.shop()),
             Launch::Unsigned(shop) if is_script(request) => self.reauthorize(request, &shop, "login_missing"),
-            Launch::Unsigned(shop) => {
-                let to = begin::managed_install_url(&shop, &self.settings.app.client_id);
-                self.redirect(request, &self.settings.front.page(&to)).with_code("unsigned_launch")
-            }
+            Launch::Unsigned(shop) => self.unsigned(request, &shop),
             Launch::Refused(error) => {
                 if error == OauthError::InvalidHmac {
                     telemetry::count(Metric::HmacRefused, &[("surface", "launch")]);
@@ -241,12 +239,9 @@ impl Install {
         }
         match held {
             Ok(live) if live.scopes.covers(&self.settings.scopes.required) => self.document(request, &live).await,
-            Ok(live) => {
-                tracing::info!(shop = %live.shop, code = "missing_scopes", "the merchant is asked for the missing scopes");
-                let to = begin::managed_install_url(&live.shop, &self.settings.app.client_id);
-                self.house().exit(&live.shop, &self.settings.front.page(&to)).with_code("missing_scopes")
-            }
-            Err(VaultError::FreshIdToken) if fetch => refetch(request),
+            Ok(live) => self.ungranted(request, &live, fetch),
+            // App Bridge asks again by itself, be it for a script or on its way back from the bounce page.
+            Err(VaultError::FreshIdToken) if request.header("authorization").is_some() => refetch(request),
             Err(VaultError::FreshIdToken) => {
                 let query = Query::parse(&request.raw_query).unwrap_or_else(|_| Query::from_pairs::<&str, &str>([]));
                 let to = launch::bounce_location(&request.path, &query);
@@ -254,6 +249,40 @@ impl Install {
             }
             Err(error) => self.failed(request, token.shop(), &error, fetch),
         }
+    }
+
+    /// Shopify has just said that it grants less than the setting asks for. Its own admin asks the merchant for what a released
+    /// version needs before it opens the app, so this is a page with a button and never a redirect: where the released
+    /// version lacks the scope, Shopify has nothing to ask and sends the browser straight back, for ever.
+    fn ungranted(&self, request: &Request, live: &LiveToken, fetch: bool) -> Response {
+        let missing = live.scopes.missing(&self.settings.scopes.required).to_string();
+        tracing::warn!(shop = %live.shop, code = "missing_scopes", missing, "Shopify grants fewer scopes than SHOPIFY_SCOPES");
+        if fetch {
+            return Response::problem(&Problem::MissingScopes, &request.request_id);
+        }
+        let to = begin::managed_install_url(&live.shop, &self.settings.app.client_id);
+        self.page(request, Page::WrongScopes, &live.shop, &self.settings.front.page(&to)).with_code("missing_scopes")
+    }
+
+    /// A page for a proven shop, whose admin may show it where the app would have been, with a link for the whole tab.
+    fn page(&self, request: &Request, page: Page, shop: &ShopDomain, again: &str) -> Response {
+        let again = Location::parse(again).ok();
+        let ancestors = self.house().ancestors(Some(shop));
+        page.render(request.locale(), &request.request_id, again.as_ref(), &ancestors)
+    }
+
+    /// A launch that is old or not signed: Shopify makes a new one, in the whole tab.
+    fn unsigned(&self, request: &Request, shop: &ShopDomain) -> Response {
+        let to = begin::managed_install_url(shop, &self.settings.app.client_id);
+        let to = self.settings.front.page(&to);
+        // The admin refuses to be shown in a frame, and in a frame is where this launch says that it is.
+        let query = Query::parse(&request.raw_query).ok();
+        let framed = query.as_ref().and_then(|query| query.get_one("embedded").ok().flatten()) == Some("1");
+        let response = match self.settings.launch.embedded && framed {
+            true => self.house().exit(shop, &to),
+            false => self.redirect(request, &to),
+        };
+        response.with_code("unsigned_launch")
     }
 
     /// A launch that Shopify's admin signed: the app if the shop's token lives and covers the scopes, else the code grant.
@@ -291,7 +320,7 @@ impl Install {
             Ok(live) if live.scopes.covers(&self.settings.scopes.required) => {
                 let Ok(secrets) = self.secrets.get().await else { return request.page(Page::Unavailable) };
                 let csrf = login.csrf_token(secrets.client().current());
-                self.house().app(shop, locale(request), &self.reopen(shop), Some(&csrf))
+                self.house().app(shop, request.locale(), &self.reopen(shop), Some(&csrf))
             }
             Ok(_) => self.sign_in_again(request, shop, "missing_scopes"),
             Err(error) if error.needs_merchant() => self.sign_in_again(request, shop, error.code()),
@@ -358,7 +387,7 @@ impl Install {
 
     async fn document(&self, request: &Request, live: &LiveToken) -> Response {
         let shop = &live.shop;
-        let (locale, reopen) = (locale(request), self.reopen(shop));
+        let (locale, reopen) = (request.locale(), self.reopen(shop));
         if self.settings.launch.embedded {
             return self.house().app(shop, locale, &reopen, None);
         }
@@ -394,14 +423,12 @@ impl Install {
         }
         let page = match error {
             VaultError::NotInstalled | VaultError::NeedsReauth => Page::Reinstall,
-            VaultError::RetryLater(_) | VaultError::Frozen => Page::ShopifyDown,
+            VaultError::Frozen => Page::ShopFrozen,
+            VaultError::RetryLater(_) => Page::ShopifyDown,
             error if error.is_transient() => Page::Unavailable,
             _ => Page::Internal,
         };
-        let retry = Location::parse(&self.reopen(shop)).ok();
-        // The shop is proven, so its admin may show the page where the app would have been.
-        let ancestors = self.house().ancestors(Some(shop));
-        let rendered = page.render(locale(request), &request.request_id, retry.as_ref(), &ancestors);
+        let rendered = self.page(request, page, shop, &self.reopen(shop));
         // The page says "try again"; the status says whose fault it is, as for a fetch.
         let ours = page == Page::Unavailable;
         let rendered = if ours { rendered.with_status(StatusCode::INTERNAL_SERVER_ERROR) } else { rendered };
@@ -453,8 +480,7 @@ impl Install {
             }
         };
         if request.header("accept").is_some_and(|accept| accept.contains("text/html")) {
-            let page = Page::BadRequest.response(locale(request), &request.request_id);
-            return page.with_code(code);
+            return request.page(Page::BadRequest).with_code(code);
         }
         Response::json(StatusCode::BAD_REQUEST, &serde_json::json!({ "errors": { "shop": code } })).with_code(code)
     }
@@ -514,11 +540,4 @@ fn matched(surface: &'static str, generation: Generation) {
         Metric::SecretMatched,
         &[("surface", surface), ("generation", telemetry::generation_label(generation))],
     );
-}
-
-/// Shopify names the merchant's language in the launch; a fetch has the browser's.
-fn locale(request: &Request) -> Locale {
-    let query = Query::parse(&request.raw_query).ok();
-    let tag = query.as_ref().and_then(|query| query.get_one("locale").ok().flatten());
-    tag.map_or_else(|| request.locale(), Locale::from_tag)
 }

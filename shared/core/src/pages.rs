@@ -24,10 +24,10 @@ pub enum Locale {
 }
 
 impl Locale {
-    /// From a language tag such as Shopify's `locale` parameter (`ja`, `ja-JP`, `en`). English for all others.
-    pub fn from_tag(tag: &str) -> Self {
+    /// Of a language tag such as Shopify's `locale` parameter (`ja`, `ja-JP`, `en`), if the pages are written in it.
+    pub fn of_tag(tag: &str) -> Option<Self> {
         let primary = tag.split(['-', '_']).next().unwrap_or_default();
-        if primary.eq_ignore_ascii_case("ja") { Self::Ja } else { Self::En }
+        [Self::En, Self::Ja].into_iter().find(|locale| primary.eq_ignore_ascii_case(locale.tag()))
     }
 
     /// From an `Accept-Language` header: the first of our languages in its order.
@@ -36,11 +36,7 @@ impl Locale {
             .into_iter()
             .flat_map(|list| list.split(','))
             .filter_map(|item| item.split(';').next().map(str::trim))
-            .find_map(|tag| match Self::from_tag(tag) {
-                Self::Ja => Some(Self::Ja),
-                Self::En if tag.to_ascii_lowercase().starts_with("en") => Some(Self::En),
-                Self::En => None,
-            })
+            .find_map(Self::of_tag)
             .unwrap_or_default()
     }
 
@@ -68,6 +64,8 @@ pub enum Page {
     WrongScopes,
     /// Shopify does not answer.
     ShopifyDown,
+    /// Shopify has frozen or locked the shop.
+    ShopFrozen,
     /// The app must be opened from Shopify's admin.
     OpenFromAdmin,
     /// The app is not installed, or its access has ended.
@@ -115,6 +113,7 @@ impl Page {
         Self::BadRequest,
         Self::WrongScopes,
         Self::ShopifyDown,
+        Self::ShopFrozen,
         Self::OpenFromAdmin,
         Self::Reinstall,
         Self::SignInFailed,
@@ -137,6 +136,7 @@ impl Page {
         match self {
             Self::AccessDenied | Self::WrongScopes | Self::Reinstall => StatusCode::FORBIDDEN,
             Self::EmailMissing | Self::EmailNotVerified | Self::SignInCancelled => StatusCode::FORBIDDEN,
+            Self::ShopFrozen => StatusCode::PAYMENT_REQUIRED,
             Self::StateMissing | Self::Expired | Self::BadRequest | Self::OpenFromAdmin | Self::SignInFailed => {
                 StatusCode::BAD_REQUEST
             }
@@ -160,6 +160,7 @@ impl Page {
             Self::BadRequest => "bad_request",
             Self::WrongScopes => "wrong_scopes",
             Self::ShopifyDown => "shopify_down",
+            Self::ShopFrozen => "shop_frozen",
             Self::OpenFromAdmin => "open_from_admin",
             Self::Reinstall => "reinstall",
             Self::SignInFailed => "sign_in_failed",
@@ -232,12 +233,14 @@ impl Page {
                 [
                     "The app needs more access",
                     "The shop granted fewer permissions than the app needs to work.",
-                    "Start again and grant the permissions that Shopify lists.",
+                    "Start again and grant the permissions that Shopify lists. If it lists none, contact the app's support and \
+                     quote the number below.",
                 ],
                 [
                     "アプリに必要な権限が不足しています",
                     "ストアが許可した権限だけでは、アプリは動作しません。",
-                    "もう一度やり直し、Shopify に表示される権限を許可してください。",
+                    "もう一度やり直し、Shopify に表示される権限を許可してください。何も表示されない場合は、下の番号をアプリのサポートに\
+                     お知らせください。",
                 ],
             ),
             Self::ShopifyDown => (
@@ -250,6 +253,19 @@ impl Page {
                     "Shopify から応答がありません",
                     "アプリが Shopify に接続できず、処理を完了できませんでした。",
                     "失われたデータはありません。1 分ほど待ってから、もう一度お試しください。",
+                ],
+            ),
+            Self::ShopFrozen => (
+                [
+                    "Shopify has frozen this shop",
+                    "While a shop is frozen, Shopify lets no app work with it.",
+                    "Settle the shop's account with Shopify, or ask Shopify's support, then open the app again. Nothing was lost.",
+                ],
+                [
+                    "このストアは Shopify により凍結されています",
+                    "ストアが凍結されている間、アプリはストアを利用できません。",
+                    "Shopify へのお支払いを済ませるか、Shopify サポートに問い合わせてから、アプリをもう一度開いてください。\
+                     失われたデータはありません。",
                 ],
             ),
             Self::OpenFromAdmin => (
@@ -448,7 +464,13 @@ impl Page {
             Locale::Ja => ("もう一度試す", "リクエスト番号"),
         };
         let link = retry
-            .map(|to| format!("<p><a class=\"button\" href=\"{}\">{again}</a></p>\n", escape(to.as_str())))
+            .map(|to| {
+                // The page may stand in the admin's frame, which none of these addresses may be shown in.
+                format!(
+                    "<p><a class=\"button\" target=\"_top\" rel=\"noreferrer\" href=\"{}\">{again}</a></p>\n",
+                    escape(to.as_str())
+                )
+            })
             .unwrap_or_default();
         let body = format!(
             "<!doctype html>\n<html lang=\"{lang}\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -534,6 +556,7 @@ mod tests {
         let to = Location::parse("https://a.example/?a=1&b=%22").unwrap();
         let html = text(&Page::Expired.render(Locale::En, "r", Some(&to), "frame-ancestors https://a.myshopify.com"));
         assert!(html.contains("href=\"https://a.example/?a=1&amp;b=%22\""));
+        assert!(html.contains("target=\"_top\""), "a frame of the admin's cannot show the admin: {html}");
         assert!(!text(&Page::Expired.response(Locale::En, "r")).contains("href"));
     }
 
@@ -545,8 +568,9 @@ mod tests {
 
     #[test]
     fn languages() {
-        assert_eq!(Locale::from_tag("ja-JP"), Locale::Ja);
-        assert_eq!(Locale::from_tag("jam"), Locale::En);
+        assert_eq!(Locale::of_tag("ja-JP"), Some(Locale::Ja));
+        assert_eq!(Locale::of_tag("EN_gb"), Some(Locale::En));
+        assert_eq!((Locale::of_tag("jam"), Locale::of_tag("")), (None, None));
         assert_eq!(Locale::from_accept_language(Some("fr, ja;q=0.8, en;q=0.5")), Locale::Ja);
         assert_eq!(Locale::from_accept_language(Some("en-GB,ja")), Locale::En);
         assert_eq!(Locale::from_accept_language(None), Locale::En);

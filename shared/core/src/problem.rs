@@ -52,10 +52,20 @@ pub enum Problem {
     ShopLocked,
     /// Shopify refuses the address that we call from (its IP allowlist).
     EgressRefused,
+    /// Shopify forbids the call (403) and does not say why.
+    ShopifyForbidden,
+    /// Shopify has not approved the app for this protected customer data.
+    ProtectedData,
+    /// Shopify's security rejected the call (430).
+    ShopifyRejected,
     /// Shopify refuses the call as it stands.
     ShopifyRefused,
     /// Shopify does not answer, or answers with an error of its own.
     ShopifyDown,
+    /// Shopify did not say whether it made the change: sent again, it may be made twice.
+    OutcomeUnknown,
+    /// The app is installed in a way that knows no optional scopes.
+    NoOptionalScopes,
     /// Something of ours that the request needs is down; the text is its role, e.g. `queue`.
     Unavailable(&'static str),
     /// The time allowed for the request is used up.
@@ -73,7 +83,7 @@ impl Problem {
             Self::Forbidden | Self::MissingScopes => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::Conflict(_) | Self::NoOptionalScopes => StatusCode::CONFLICT,
             Self::Gone => StatusCode::GONE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
@@ -83,7 +93,10 @@ impl Problem {
             Self::Throttled { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::ShopFrozen => StatusCode::PAYMENT_REQUIRED,
             Self::ShopLocked => StatusCode::LOCKED,
-            Self::EgressRefused | Self::ShopifyRefused | Self::ShopifyDown => StatusCode::BAD_GATEWAY,
+            Self::EgressRefused | Self::ShopifyForbidden | Self::ProtectedData | Self::ShopifyRejected => {
+                StatusCode::BAD_GATEWAY
+            }
+            Self::ShopifyRefused | Self::ShopifyDown | Self::OutcomeUnknown => StatusCode::BAD_GATEWAY,
             Self::Unavailable(_) | Self::Timeout => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -112,8 +125,13 @@ impl Problem {
             Self::ShopFrozen => "shop_frozen",
             Self::ShopLocked => "shop_locked",
             Self::EgressRefused => "egress_refused",
+            Self::ShopifyForbidden => "shopify_forbidden",
+            Self::ProtectedData => "protected_data",
+            Self::ShopifyRejected => "shopify_rejected",
             Self::ShopifyRefused => "shopify_refused",
             Self::ShopifyDown => "shopify_down",
+            Self::OutcomeUnknown => "outcome_unknown",
+            Self::NoOptionalScopes => "no_optional_scopes",
             Self::Unavailable(_) => "unavailable",
             Self::Timeout => "timeout",
             Self::Internal => "internal",
@@ -142,8 +160,13 @@ impl Problem {
             Self::ShopFrozen => "Shopify has frozen this shop.",
             Self::ShopLocked => "Shopify has locked this shop.",
             Self::EgressRefused => "Shopify refused the app's network address.",
+            Self::ShopifyForbidden => "Shopify forbids the call.",
+            Self::ProtectedData => "Shopify has not approved the app for this customer data.",
+            Self::ShopifyRejected => "Shopify's security rejected the call.",
             Self::ShopifyRefused => "Shopify refused the call.",
             Self::ShopifyDown => "Shopify does not answer.",
+            Self::OutcomeUnknown => "Shopify did not say whether the change was made.",
+            Self::NoOptionalScopes => "This app cannot ask for optional scopes.",
             Self::Unavailable(_) => "A part of the service is unavailable.",
             Self::Timeout => "The request took too long.",
             Self::Internal => "Something went wrong on our side.",
@@ -172,6 +195,13 @@ impl Problem {
                 Self::ShopFrozen => "The merchant must settle the shop's account with Shopify.",
                 Self::ShopLocked => "The merchant must contact Shopify's support.",
                 Self::EgressRefused => "Compare the app's IP allowlist with the addresses that it calls from.",
+                Self::ShopifyForbidden => "Compare the app's IP allowlist, its scopes and its approvals.",
+                Self::ProtectedData => "Request access to protected customer data in the Partner Dashboard.",
+                Self::ShopifyRejected => "Do not send it again; quote the request id to the app's support.",
+                Self::OutcomeUnknown => "Read what holds now before you send the change again.",
+                Self::NoOptionalScopes => {
+                    "Make them required, or let Shopify install the app (INSTALL_FLOW=token_exchange)."
+                }
                 Self::ShopifyRefused => "Quote the request id to the app's support.",
                 Self::ShopifyDown => "Try again in a minute; Shopify's status page may say more.",
                 Self::Timeout => "Try again.",
@@ -230,8 +260,13 @@ impl Problem {
             Self::ShopFrozen,
             Self::ShopLocked,
             Self::EgressRefused,
+            Self::ShopifyForbidden,
+            Self::ProtectedData,
+            Self::ShopifyRejected,
             Self::ShopifyRefused,
             Self::ShopifyDown,
+            Self::OutcomeUnknown,
+            Self::NoOptionalScopes,
             Self::Unavailable("queue"),
             Self::Timeout,
             Self::Internal,
@@ -254,6 +289,12 @@ mod tests {
             assert!(problem.title().ends_with('.') && problem.advice().ends_with('.'), "{problem:?}");
             assert!(problem.code().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
         }
+    }
+
+    #[test]
+    fn nobody_is_told_to_wait_and_repeat_what_may_have_been_done() {
+        assert_eq!(Problem::OutcomeUnknown.retry_after(), None);
+        assert!(Problem::OutcomeUnknown.advice().starts_with("Read "));
     }
 
     #[test]

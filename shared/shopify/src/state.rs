@@ -62,6 +62,23 @@ impl fmt::Debug for Nonce {
     }
 }
 
+/// The language that a journey began in: two small letters, as `ja`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Language([u8; 2]);
+
+impl Language {
+    /// Of a primary language tag; `None` for anything longer or shorter.
+    pub fn parse(tag: &str) -> Option<Self> {
+        let letters: [u8; 2] = tag.as_bytes().try_into().ok()?;
+        letters.iter().all(u8::is_ascii_lowercase).then_some(Self(letters))
+    }
+
+    /// The tag.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
 /// A journey that began: what the cookie says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
@@ -73,6 +90,8 @@ pub struct State {
     pub expires: Timestamp,
     /// Where in the app to go afterwards.
     pub return_path: Option<OwnPath>,
+    /// What the merchant reads: the callback does not say it.
+    pub language: Option<Language>,
 }
 
 /// Why there is no state.
@@ -93,13 +112,21 @@ impl State {
     /// A journey that begins now. A return path too long for a cookie is dropped.
     pub fn begin(nonce: Nonce, shop: ShopDomain, return_path: Option<OwnPath>, now: Timestamp) -> Self {
         let expires = Timestamp::from_secs(now.secs()).plus_secs(i64::from(MAX_AGE_SECS));
-        Self { nonce, shop, expires, return_path: return_path.filter(|path| path.as_str().len() <= MAX_PATH) }
+        let return_path = return_path.filter(|path| path.as_str().len() <= MAX_PATH);
+        Self { nonce, shop, expires, return_path, language: None }
+    }
+
+    /// The same journey of a merchant who reads this.
+    #[must_use]
+    pub fn in_language(self, language: Option<Language>) -> Self {
+        Self { language, ..self }
     }
 
     /// The cookie's value.
     pub fn seal(&self, secret: &SecretString) -> String {
         let path = self.return_path.as_ref().map(OwnPath::as_str).unwrap_or_default();
-        let payload = format!("{}|{}|{}|{path}", self.nonce.0, self.expires.secs(), self.shop);
+        let language = self.language.as_ref().map(Language::as_str).unwrap_or_default();
+        let payload = format!("{}|{}|{}|{language}{path}", self.nonce.0, self.expires.secs(), self.shop);
         PURPOSE.seal(secret, &payload)
     }
 
@@ -132,9 +159,12 @@ impl State {
         let nonce = Nonce::parse(parts.next()?)?;
         let expires = Timestamp::from_secs(parts.next()?.parse().ok()?);
         let shop = ShopDomain::parse(parts.next()?).ok()?;
-        let path = parts.next()?;
+        let rest = parts.next()?;
+        // A path begins with its slash, so that the language before it needs no separator.
+        let (language, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let language = if language.is_empty() { None } else { Some(Language::parse(language)?) };
         let return_path = if path.is_empty() { None } else { Some(OwnPath::parse(path).ok()?) };
-        Some(Self { nonce, shop, expires, return_path })
+        Some(Self { nonce, shop, expires, return_path, language })
     }
 }
 
@@ -189,10 +219,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn round_trips(random in any::<[u8; 32]>(), path in proptest::option::of("/[a-z|?=&]{0,40}")) {
+        fn round_trips(
+            random in any::<[u8; 32]>(),
+            path in proptest::option::of("/[a-z|?=&]{0,40}"),
+            language in proptest::option::of("[a-z]{2}"),
+        ) {
+            let language = language.and_then(|tag| Language::parse(&tag));
             let path = path.and_then(|path| OwnPath::parse(&path).ok());
             let shop = ShopDomain::parse("a.myshopify.com").unwrap();
-            let state = State::begin(Nonce::new(random), shop, path, NOW);
+            let state = State::begin(Nonce::new(random), shop, path, NOW).in_language(language);
             prop_assert_eq!(read(&state.set_cookie(&"new".into()), NOW), Ok(state));
         }
 

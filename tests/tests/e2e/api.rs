@@ -37,11 +37,15 @@ impl Answer {
 }
 
 impl Page {
+    /// Of a house whose shops are as they are.
+    fn around(harness: Harness) -> Self {
+        let document = include_str!("../../../functions/api/openapi.json");
+        Self { harness, document: serde_json::from_str(document).unwrap() }
+    }
+
     /// With the app installed in both demo shops, as far as Shopify is concerned.
     pub(crate) async fn open(options: Options) -> Self {
-        let harness = Harness::with(options).await;
-        let document = include_str!("../../../functions/api/openapi.json");
-        let page = Self { harness, document: serde_json::from_str(document).unwrap() };
+        let page = Self::around(Harness::with(options).await);
         for shop in [page.shop(), OTHER.to_owned()] {
             page.act("install_now", json!({ "shop": shop, "wait": false })).await;
         }
@@ -474,7 +478,7 @@ async fn each_refusal_of_the_admin_api_has_its_own_answer() {
     for (mode, status, code) in [
         ("frozen", 402, "shop_frozen"),
         ("locked", 423, "shop_locked"),
-        ("rejected", 502, "shopify_refused"),
+        ("rejected", 502, "shopify_rejected"),
         ("ip_allowlist", 502, "egress_refused"),
         ("forbidden", 403, "missing_scopes"),
         ("access_denied", 403, "missing_scopes"),
@@ -506,10 +510,11 @@ async fn each_refusal_of_the_admin_api_has_its_own_answer() {
     }
 
     // A change whose fate is unknown is not made twice.
-    let update = json!({ "input": { "id": "gid://shopify/Customer/1", "multipassIdentifier": "m-1" } });
     page.act("admin_mode", json!({ "shop": shop, "mode": "503", "count": 1 })).await;
-    let answer = page.post(&shop, "/v1/admin/customerUpdate", update).await;
-    assert_eq!((answer.status, answer.code()), (502, "shopify_down"), "{}", answer.text);
+    let answer = page.post(&shop, "/v1/scopes/revoke", json!({ "scopes": ["read_products"] })).await;
+    assert_eq!((answer.status, answer.code()), (502, "outcome_unknown"), "{}", answer.text);
+    assert_eq!(answer.header("retry-after"), None, "nobody is told to send it again");
+    assert!(answer.body["detail"].as_str().unwrap().starts_with("Read what holds now"), "{}", answer.text);
 
     // A token that died is replaced without anybody noticing.
     page.act("kill_tokens", json!({ "shop": shop })).await;
@@ -518,6 +523,90 @@ async fn each_refusal_of_the_admin_api_has_its_own_answer() {
 
     // Nothing of the answers went into the log.
     assert!(!page.harness.logs().contains("aoi@example.com"));
+}
+
+#[tokio::test]
+async fn no_page_can_name_an_operation_that_changes_something() {
+    let page = Page::open(Options::default()).await;
+    let shop = page.shop();
+    let scopes = ["read_customers", "write_customers", "read_orders"];
+    page.act("install_now", json!({ "shop": shop, "scopes": scopes, "wait": false })).await;
+    let mine = page.post(&shop, "/v1/admin/customers", json!({ "first": 1 })).await;
+    let id = mine.body["data"]["customers"]["nodes"][0]["id"].as_str().unwrap();
+    let update = json!({ "input": { "id": id, "multipassIdentifier": "somebody-else" } });
+    for (operation, variables) in [
+        ("customerUpdate", update),
+        ("appUninstall", json!({})),
+        ("appRevokeAccessScopes", json!({ "scopes": ["read_orders"] })),
+    ] {
+        let answer = page.post(&shop, &format!("/v1/admin/{operation}"), variables).await;
+        assert_eq!((answer.status, answer.code()), (404, "not_found"), "{operation}: {}", answer.text);
+    }
+    assert_eq!(page.get(&shop, "/v1/installation").await.status, 200);
+}
+
+#[tokio::test]
+async fn an_app_with_a_code_grant_says_that_it_has_no_optional_scopes() {
+    let settings = [("INSTALL_FLOW", "authorization_code"), ("SHOPIFY_OPTIONAL_SCOPES", "read_products")];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let house = Harness::with(Options { settings: settings.into(), ..Options::default() }).await;
+    let shop = house.local.app().shop.to_string();
+    crate::journey::install_by_code(&house, &shop).await;
+    let page = Page::around(house);
+    let answer = page.post(&shop, "/v1/scopes/request", json!({ "scopes": ["read_products"] })).await;
+    assert_eq!((answer.status, answer.code()), (409, "no_optional_scopes"), "{}", answer.text);
+    let answer = page.post(&shop, "/v1/scopes/request", json!({ "scopes": ["read_orders"] })).await;
+    assert_eq!(answer.status, 200, "a required one is asked for by the next launch: {}", answer.text);
+}
+
+#[tokio::test]
+async fn a_customers_orders_go_on_where_the_page_ended() {
+    let page = Page::open(Options::default()).await;
+    let (shop, other) = (page.shop(), OTHER.to_owned());
+    page.get(&shop, "/v1/installation").await;
+    page.get(&other, "/v1/installation").await;
+    let write = async |shop: &str, customer: u64, orders: u64| {
+        for order in 0..orders {
+            let body = json!({
+                "id": 1_000 + order, "name": format!("#{order}"), "customer": { "id": customer },
+                "updated_at": "2026-01-01T00:00:00Z",
+            });
+            page.act("webhook", json!({ "shop": shop, "topic": "orders/create", "body": body, "wait": false })).await;
+        }
+        let body = json!({ "id": customer, "updated_at": "2026-01-01T00:00:00Z" });
+        page.act("webhook", json!({ "shop": shop, "topic": "customers/create", "body": body })).await;
+    };
+    write(&shop, 77, 5).await;
+    write(&shop, 78, 0).await;
+    write(&other, 77, 0).await;
+    let path = "/v1/customers/77";
+    let all = |answer: &Answer| answer.body["orders"].as_array().map_or(0, Vec::len);
+    until("the orders are mirrored", async || (all(&page.get(&shop, path).await) == 5).then_some(())).await;
+    until("and the customers", async || {
+        let known = page.get(&shop, "/v1/customers/78").await.status == 200;
+        (known && page.get(&other, path).await.status == 200).then_some(())
+    })
+    .await;
+
+    let mut seen = Vec::new();
+    let mut at = String::new();
+    let mut first = String::new();
+    loop {
+        let answer = page.get(&shop, &format!("{path}?limit=2{at}")).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        seen.extend(answer.body["orders"].as_array().unwrap().iter().map(|order| order["id"].clone()));
+        let Some(next) = answer.body["next"].as_str() else { break };
+        at = format!("&cursor={next}");
+        if first.is_empty() {
+            first = at.clone();
+        }
+    }
+    assert_eq!(seen, ["1000", "1001", "1002", "1003", "1004"], "each once, none cut off");
+    // Attack: a place in one customer's orders, or one shop's, is none in another's.
+    for (whose, target) in [(&shop, "/v1/customers/78"), (&other, path), (&shop, "/v1/customers")] {
+        let answer = page.get(whose, &format!("{target}?limit=2{first}")).await;
+        assert_eq!((answer.status, answer.code()), (422, "unprocessable"), "{target}: {}", answer.text);
+    }
 }
 
 #[tokio::test]

@@ -460,6 +460,9 @@ async fn a_dead_token_is_replaced_unseen_and_lost_scopes_are_granted_again() {
     act(&house, "scopes", json!({ "revoke": "read_orders" })).await;
     let launch = launch_url(&house, json!({})).await;
     open_app_at(&browser, &house, &launch).await;
+    browser.enter_app().await;
+    browser.says(&["The app needs more access"]).await;
+    browser.click(".button").await;
     browser.leave_frames().await;
     browser.click("#install").await;
     browser.enter_app().await;

@@ -172,6 +172,23 @@ async fn a_merchant_who_cancels_reads_what_happened() {
 }
 
 #[tokio::test]
+async fn the_way_back_from_shopify_speaks_the_language_of_the_way_there() {
+    let house = code_grant_house().await;
+    let launch = launch_url(&house, json!({ "id_token": "none", "locale": "ja" })).await;
+    let query = launch.split_once('?').unwrap().1;
+    let begun = get(&house, &format!("{}/begin?{query}", house.local.addresses().callback)).await;
+    let cookie = begun.cookie(STATE).unwrap();
+    act(&house, "install_now", json!({})).await;
+    let back = get(&house, begun.location()).await.location().to_owned();
+    act(&house, "fault", json!({ "target": "token", "status": 402, "count": 1000 })).await;
+    let answer = get_with(&house, &back, &[("cookie", &cookie), ("accept-language", "en")]).await;
+    assert_eq!(answer.status, 402, "{answer:?}");
+    assert!(answer.body.contains("lang=\"ja\"") && answer.body.contains("凍結"), "{}", answer.body);
+    let nobody = get_with(&house, &back, &[("accept-language", "en")]).await;
+    assert!(nobody.body.contains("lang=\"en\""), "without the cookie the browser's counts: {}", nobody.body);
+}
+
+#[tokio::test]
 async fn two_journeys_at_once_do_not_mix() {
     let house = code_grant_house().await;
     let first = shop(&house);

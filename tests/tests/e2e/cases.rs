@@ -10,7 +10,7 @@ use gatehouse_local::aws::Fault;
 use gatehouse_tests::{Harness, sign, until};
 use serde_json::{Value, json};
 
-use crate::cases_policy::{API, DECIDED_OTHERWISE, ELSEWHERE};
+use crate::cases_policy::{AGAINST_A_MUST, API, DECIDED_OTHERWISE, ELSEWHERE};
 use crate::journey::*;
 use crate::standalone::standalone_house;
 
@@ -39,18 +39,21 @@ pub(crate) async fn run(file: &str, check: impl AsyncFn(&Value) -> Outcome) {
             continue;
         }
         ran += 1;
-        let listed = DECIDED_OTHERWISE.iter().find(|(listed, _)| *listed == id);
-        match (check(&case).await, listed) {
+        let (ours, level) = match AGAINST_A_MUST.iter().find(|(listed, _)| *listed == id) {
+            Some(listed) => (Some(listed), "must"),
+            None => (DECIDED_OTHERWISE.iter().find(|(listed, _)| *listed == id), "policy"),
+        };
+        match (check(&case).await, ours) {
             (Ok(()), None) => {}
-            (Err(_), Some(_)) if case["level"] == "policy" => {}
-            (Err(how), Some(_)) => failures.push(format!("{id} is no policy case: {how}")),
+            (Err(_), Some(_)) if case["level"] == level => {}
+            (Err(how), Some(_)) => failures.push(format!("{id} is no {level} case: {how}")),
             (Err(how), None) => failures.push(format!("{id} {}: {how}", case["title"])),
             (Ok(()), Some((_, reason))) => {
                 failures.push(format!("{id} agrees, yet stands as decided otherwise ({reason})"))
             }
         }
     }
-    let listed = DECIDED_OTHERWISE.iter().chain(ELSEWHERE).map(|(id, _)| *id).chain(API.iter().copied());
+    let listed = DECIDED_OTHERWISE.iter().chain(AGAINST_A_MUST).chain(ELSEWHERE).map(|(id, _)| *id).chain(API.iter().copied());
     for id in listed.filter(|id| id.starts_with(&format!("{file}-"))) {
         assert!(ids.contains(id), "{id} is listed, yet no case bears it");
     }
@@ -399,6 +402,9 @@ async fn prepared(input: &Value) -> Names {
     if input["upstream"][0]["status"] == 400 {
         wish = json!({ "secret": "revoked" });
         house.local.publish_secrets(&[secret(&house), "revoked".to_owned()]).await.unwrap();
+    }
+    if input["admin_api"]["status"] == 401 {
+        act(&house, "kill_tokens", json!({})).await;
     }
     let token = act(&house, "id_token", wish).await["id_token"].as_str().unwrap().to_owned();
     Names { house, token }

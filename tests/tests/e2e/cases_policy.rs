@@ -33,13 +33,19 @@ pub(crate) const DECIDED_OTHERWISE: &[(&str, &str)] = &[
     ("webhooks_http-031", "Shopify no longer demands the event id, and so neither do we"),
 ];
 
+/// Cases of level `must` that are run and that the functions decide otherwise all the same: id and reason, sorted by id.
+pub(crate) const AGAINST_A_MUST: &[(&str, &str)] = &[
+    ("admin_requests_http-016", "the functions hold one offline token a shop and no online ones: nothing is exchanged"),
+    ("admin_requests_http-043", "a document asks the Admin API nothing; the page's first call finds the dead token"),
+];
+
 /// Cases that cannot be put to a function over HTTP: id, and where their subject is tested instead.
 pub(crate) const ELSEWHERE: &[(&str, &str)] = &[
-    ("admin_requests_http-012", "the App URL needs no online token; the vault's tests acquire them"),
-    ("admin_requests_http-016", "as -012"),
     ("admin_requests_http-022", "there is no hook between storing the token and the document that could throw"),
-    ("admin_requests_http-043", "a document load asks the Admin API nothing; the API finds dead tokens, in its tests"),
-    ("admin_requests_http-051", "as -043; api.rs: each_refusal_of_the_admin_api_has_its_own_answer"),
+    (
+        "admin_requests_http-051",
+        "a document asks the Admin API nothing; api.rs: each_refusal_of_the_admin_api_has_its_own_answer",
+    ),
     ("compliance-015", "the worker's part; privacy.rs: a_redacted_customer_is_gone_and_stays_gone"),
     (
         "compliance-016",

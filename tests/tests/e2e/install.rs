@@ -1,7 +1,7 @@
 //! The App URL through the real function: installing by an ID token, and every launch that proves nothing.
 
 use gatehouse_local::aws::Fault;
-use gatehouse_tests::sign;
+use gatehouse_tests::{Harness, sign};
 use serde_json::json;
 
 use crate::journey::*;
@@ -154,10 +154,63 @@ async fn shopify_down_is_said_and_the_next_launch_heals() {
 #[tokio::test]
 async fn missing_scopes_lead_out_of_the_frame_to_the_merchants_consent() {
     let house = house(&[]).await;
+    let shop = shop(&house);
     act(&house, "install_now", json!({ "scopes": "read_customers" })).await;
     let answer = launch(&house, json!({})).await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    assert!(answer.body.contains("window.open(") && answer.body.contains("oauth/install"), "{}", answer.body);
+    assert_eq!(answer.status, 403, "{answer:?}");
+    assert!(answer.csp().contains(&format!("frame-ancestors https://{shop}")), "{}", answer.csp());
+    let (_, consent) = followed(&house, button_of(&answer)).await;
+    assert!(consent.body.contains("read_orders") && consent.body.contains("name=\"consent\""), "{consent:?}");
+    act(&house, "scopes", json!({ "grant": "read_orders" })).await;
+    let answer = launch(&house, json!({})).await;
+    assert!(answer.body.contains("id=\"app\""), "{}", answer.body);
+}
+
+/// Where the one link of a page for people leads: the whole tab, out of the admin's frame.
+fn button_of(page: &Answer) -> String {
+    let link = page.body.split("<a class=\"button\" ").nth(1).and_then(|rest| rest.split('>').next());
+    let link = link.unwrap_or_else(|| panic!("{page:?}"));
+    assert!(link.contains("target=\"_top\""), "{link}");
+    link.split("href=\"").nth(1).unwrap().split('"').next().unwrap().replace("&amp;", "&")
+}
+
+/// Where a browser ends that opens this address, and what it sees there.
+async fn followed(house: &Harness, mut url: String) -> (String, Answer) {
+    for _ in 0..5 {
+        let answer = get(house, &url).await;
+        if answer.status != 302 {
+            return (url, answer);
+        }
+        url = url::Url::parse(&url).unwrap().join(answer.location()).unwrap().into();
+    }
+    panic!("{url} leads nowhere");
+}
+
+#[tokio::test]
+async fn a_scope_that_no_released_version_asks_for_sends_nobody_round_in_circles() {
+    let house = house(&[]).await;
+    // The functions were deployed with a scope more, the app's version with it was not released yet.
+    act(&house, "app", json!({ "scopes": "read_customers" })).await;
+    act(&house, "install_now", json!({})).await;
+    let answer = launch(&house, json!({})).await;
+    assert_eq!(answer.status, 403, "{answer:?}");
+    assert!(
+        !answer.body.contains("<script") && answer.location().is_empty(),
+        "nothing moves by itself: {}",
+        answer.body
+    );
+    assert!(answer.body.contains("contact the app's support"), "{}", answer.body);
+    let (back, _) = followed(&house, button_of(&answer)).await;
+    assert!(back.contains(&format!("/apps/{}", house.local.app().client_id)), "Shopify has nothing to ask: {back}");
+
+    let token = act(&house, "id_token", json!({})).await["id_token"].as_str().unwrap().to_owned();
+    let url = format!("{}/", house.local.addresses().install);
+    let fetched = get_with(&house, &url, &[("authorization", &format!("Bearer {token}"))]).await;
+    assert_eq!(fetched.status, 403, "{fetched:?}");
+    assert!(fetched.body.contains("\"missing_scopes\""), "{}", fetched.body);
+
+    // Released; the merchant agrees in the admin, which asks before it opens the app.
+    act(&house, "app", json!({ "scopes": "read_customers,read_orders" })).await;
     act(&house, "scopes", json!({ "grant": "read_orders" })).await;
     let answer = launch(&house, json!({})).await;
     assert!(answer.body.contains("id=\"app\""), "{}", answer.body);
@@ -182,6 +235,81 @@ async fn a_fetch_gets_statuses_instead_of_redirects() {
     );
     let unsigned = format!("Bearer {}.", unsigned.rsplit_once('.').unwrap().0);
     assert_eq!(get_with(&house, &base, &[("authorization", &unsigned)]).await.status, 401);
+}
+
+#[tokio::test]
+async fn an_old_or_unsigned_launch_inside_the_admin_leaves_its_frame() {
+    let house = code_grant_house().await;
+    let shop = shop(&house);
+    let base = &house.local.addresses().install;
+    let old = launch_url(&house, json!({ "id_token": "none", "age": 3_600 })).await;
+    let unsigned = format!("{base}/?embedded=1&shop={shop}&host={}", query_of(&old)["host"]);
+    for url in [old, unsigned.clone()] {
+        let answer = get(&house, &url).await;
+        assert_eq!(answer.status, 200, "the admin cannot be shown where a redirect would show it: {answer:?}");
+        assert!(answer.body.contains("window.open(") && answer.body.contains("oauth/install"), "{}", answer.body);
+        assert!(answer.csp().contains(&format!("frame-ancestors https://{shop}")), "{}", answer.csp());
+    }
+    // Outside the frame a redirect does it.
+    assert_eq!(get(&house, &unsigned.replace("embedded=1&", "")).await.status, 302);
+}
+
+#[tokio::test]
+async fn what_app_bridge_brings_from_the_bounce_page_is_answered_as_a_document() {
+    let house = house(&[]).await;
+    act(&house, "install_now", json!({})).await;
+    let token = act(&house, "id_token", json!({})).await["id_token"].as_str().unwrap().to_owned();
+    let bearer = format!("Bearer {token}");
+    let url = launch_url(&house, json!({ "id_token": "none", "locale": "ja" })).await;
+    let bounced = [("authorization", &*bearer), ("x-shopify-bounce", "1")];
+    act(&house, "fault", json!({ "target": "token", "status": 503, "count": 1000 })).await;
+    let answer = get_with(&house, &url, &bounced).await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(answer.header("content-type").starts_with("text/html"), "a person reads it: {answer:?}");
+    assert!(answer.body.contains("lang=\"ja\""), "{}", answer.body);
+    let fetched = get_with(&house, &url, &bounced[..1]).await;
+    assert_eq!(fetched.header("content-type"), "application/problem+json", "{fetched:?}");
+    act(&house, "faults_clear", json!({})).await;
+    let answer = get_with(&house, &url, &bounced).await;
+    assert!(answer.status == 200 && answer.body.contains("id=\"app\""), "{answer:?}");
+    // A token that is no good is replaced by App Bridge itself, which waits for the header.
+    let answer = get_with(&house, &url, &[("authorization", "Bearer no"), ("x-shopify-bounce", "1")]).await;
+    assert_eq!((answer.status, answer.header("x-shopify-retry-invalid-session-request")), (401, "1"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_frozen_shop_is_told_so() {
+    let house = house(&[]).await;
+    act(&house, "install_now", json!({})).await;
+    act(&house, "fault", json!({ "target": "token", "status": 402, "count": 1000 })).await;
+    let answer = launch(&house, json!({ "locale": "en" })).await;
+    assert_eq!(answer.status, 402, "{answer:?}");
+    assert!(answer.body.contains("Shopify has frozen this shop"), "{}", answer.body);
+    assert!(answer.csp().contains(&shop(&house)), "the admin may show it: {}", answer.csp());
+    assert!(launch(&house, json!({ "locale": "ja" })).await.body.contains("凍結されています"));
+}
+
+#[tokio::test]
+async fn every_page_speaks_the_language_that_shopify_names() {
+    let house = house(&[]).await;
+    let base = &house.local.addresses().install;
+    let callback = &house.local.addresses().callback;
+    let bot = [("user-agent", "Googlebot/2.1"), ("accept-language", "en")];
+    for (url, headers) in [
+        (format!("{base}/nowhere?locale=ja"), &bot[1..]),
+        (format!("{base}/?locale=ja-JP"), &bot[..]),
+        (format!("{base}/auth/session-token?locale=ja"), &bot[1..]),
+        (format!("{base}/auth/exit-iframe?locale=ja"), &bot[1..]),
+        (format!("{callback}/begin?locale=ja"), &bot[1..]),
+        (format!("{callback}/?locale=ja"), &bot[1..]),
+        (format!("{callback}/nowhere?locale=ja"), &bot[1..]),
+    ] {
+        let answer = get_with(&house, &url, headers).await;
+        assert!(answer.status >= 400 && answer.body.contains("lang=\"ja\""), "{url} {answer:?}");
+    }
+    // In a language that no page is written in, the browser's counts.
+    let answer = get_with(&house, &format!("{base}/nowhere?locale=fr"), &[("accept-language", "ja")]).await;
+    assert!(answer.body.contains("lang=\"ja\""), "{}", answer.body);
 }
 
 #[tokio::test]

@@ -26,7 +26,9 @@ fn words(endpoint: Endpoint) -> Words {
         Endpoint::OpenApi => ("This document", None, None, json!([])),
         Endpoint::Installation => ("What is installed in the shop", None, Some("Installation"), merchant()),
         Endpoint::Customers => ("The mirrored customers, page by page", None, Some("Customers"), merchant()),
-        Endpoint::Customer => ("One customer with their orders", None, Some("CustomerWithOrders"), merchant()),
+        Endpoint::Customer => {
+            ("One customer with their orders, page by page", None, Some("CustomerWithOrders"), merchant())
+        }
         Endpoint::PrivacyRequests => ("The shop's privacy requests", None, Some("PrivacyRequests"), merchant()),
         Endpoint::PrivacyRequest => ("One privacy request", None, Some("PrivacyRequest"), merchant()),
         Endpoint::PrivacyExport => ("The file that a data request made", None, None, merchant()),
@@ -100,7 +102,7 @@ fn parameters(route: &Route) -> Vec<Value> {
         all.push(json!({"name": "X-Shopify-Shop-Domain", "in": "header", "required": alone, "schema": schema,
             "description": "Unsigned: it must agree with the shop in the body, where one is there."}));
     }
-    if matches!(route.endpoint, Endpoint::Customers | Endpoint::PrivacyRequests) {
+    if matches!(route.endpoint, Endpoint::Customers | Endpoint::Customer | Endpoint::PrivacyRequests) {
         all.push(json!({"name": "cursor", "in": "query", "schema": {"type": "string"},
             "description": "`next` of the page before."}));
         all.push(json!({"name": "limit", "in": "query",

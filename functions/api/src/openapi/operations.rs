@@ -49,22 +49,6 @@ pub(super) fn described(name: &str) -> (&'static str, Value, Value, Value) {
             let data = json!({"orders": connection(order)});
             ("Orders, page by page, asked of Shopify", page::<Orders>(), json!({"first": 10}), data)
         }
-        "customerUpdate" => {
-            let mut input = object(json!({"id": gid("Customer"), "multipassIdentifier": text()}));
-            input["additionalProperties"] = json!(false);
-            let mut variables = object(json!({"input": input}));
-            variables["additionalProperties"] = json!(false);
-            let customer = object(json!({"id": gid("Customer"), "multipassIdentifier": nullable("string")}));
-            let error = object(json!({
-                "field": {"type": ["array", "null"], "items": {"type": "string"}}, "message": text(),
-            }));
-            let payload = object(json!({
-                "customer": or_null(customer), "userErrors": {"type": "array", "items": error},
-            }));
-            let example = json!({"input": {"id": "gid://shopify/Customer/1", "multipassIdentifier": "member-1"}});
-            let data = json!({"customerUpdate": or_null(payload)});
-            ("Gives a customer the identifier that Multipass knows them by", variables, example, data)
-        }
         other => panic!("{other} has no description"),
     }
 }

@@ -59,6 +59,7 @@ pub(super) fn schemas() -> Value {
     });
     let mut shown = customer.clone();
     shown["orders"] = json!({"type": "array", "items": reference("Order")});
+    shown["next"] = nullable("string");
     json!({
         "Problem": problem,
         "Installation": object(json!({

@@ -121,14 +121,18 @@ impl AdminError {
             Self::Frozen => Problem::ShopFrozen,
             Self::Locked => Problem::ShopLocked,
             Self::MissingScope => Problem::MissingScopes,
-            Self::IpAllowlist | Self::Forbidden => Problem::EgressRefused,
-            Self::NotFound | Self::Down | Self::OutcomeUnknown => Problem::ShopifyDown,
+            Self::IpAllowlist => Problem::EgressRefused,
+            Self::Forbidden => Problem::ShopifyForbidden,
+            Self::NotFound | Self::Down => Problem::ShopifyDown,
+            Self::OutcomeUnknown => Problem::OutcomeUnknown,
             Self::TooExpensive => {
                 Problem::Unprocessable("The query costs more than Shopify allows at once: ask for less.")
             }
             Self::TooLarge => Problem::BodyTooLarge,
             Self::Refused(_) => Problem::Unprocessable("Shopify refused the change as it stands."),
-            Self::ProtectedData | Self::Rejected | Self::Misunderstood(_) | Self::Unreadable => Problem::ShopifyRefused,
+            Self::ProtectedData => Problem::ProtectedData,
+            Self::Rejected => Problem::ShopifyRejected,
+            Self::Misunderstood(_) | Self::Unreadable => Problem::ShopifyRefused,
         }
     }
 }
@@ -402,6 +406,22 @@ mod tests {
         for error in [AdminError::Down, AdminError::OutcomeUnknown, AdminError::IpAllowlist, AdminError::Rejected] {
             assert!(error.problem().status().is_server_error(), "{}", error.code());
         }
+    }
+
+    #[test]
+    fn refusals_that_need_different_people_have_different_codes() {
+        let refusals = [
+            AdminError::IpAllowlist,
+            AdminError::Forbidden,
+            AdminError::ProtectedData,
+            AdminError::Rejected,
+            AdminError::Unreadable,
+            AdminError::Down,
+            AdminError::OutcomeUnknown,
+            AdminError::MissingScope,
+        ];
+        let codes: std::collections::BTreeSet<_> = refusals.iter().map(|error| error.problem().code()).collect();
+        assert_eq!(codes.len(), refusals.len(), "{codes:?}");
     }
 
     proptest! {

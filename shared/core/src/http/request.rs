@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gatehouse_shopify::Timestamp;
+use gatehouse_shopify::query::Query;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
@@ -103,6 +104,8 @@ pub struct Request {
     pub deadline: Timestamp,
     /// Who asked.
     pub shape: Shape,
+    /// The language that the person is known to read, for requests that name none.
+    pub reads: Option<Locale>,
 }
 
 /// Unreserved characters (RFC 3986) stay, all else is escaped: how a query is rebuilt from decoded pairs.
@@ -197,6 +200,7 @@ impl Request {
             request_id: String::new(),
             deadline: Timestamp::from_millis(i64::MAX),
             shape,
+            reads: None,
         })
     }
 
@@ -225,9 +229,15 @@ impl Request {
         self.header("accept").is_some_and(|accept| accept.contains("text/html"))
     }
 
-    /// The language for a page, from the `Accept-Language` header. A launch's `locale` parameter goes before it.
+    /// The language for a page: the `locale` parameter by which Shopify names the merchant's, where it is one of ours, else
+    /// what the function knows, else the browser's.
     pub fn locale(&self) -> Locale {
-        Locale::from_accept_language(self.header("accept-language"))
+        let query = Query::parse(&self.raw_query).ok();
+        let named = query.as_ref().and_then(|query| query.get_one("locale").ok().flatten());
+        named
+            .and_then(Locale::of_tag)
+            .or(self.reads)
+            .unwrap_or_else(|| Locale::from_accept_language(self.header("accept-language")))
     }
 
     /// Milliseconds that are left for this invocation at `now`; 0 when there are none.
@@ -259,6 +269,7 @@ impl Request {
             request_id: self.request_id.clone(),
             deadline: self.deadline,
             shape: self.shape,
+            reads: Some(self.locale()),
         }
     }
 
