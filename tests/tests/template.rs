@@ -2,6 +2,8 @@
 //! each other, and with the rules of the house. Each check is also shown a template that breaks its rule.
 #![expect(clippy::unwrap_used, reason = "a test that meets what it does not expect must fail")]
 
+#[path = "template/alarms.rs"]
+mod alarms;
 #[path = "template/cost.rs"]
 mod cost;
 #[path = "template/limits.rs"]
@@ -202,8 +204,9 @@ fn every_rule_holds() {
 /// A check that cannot fail is none: each rule is shown a template that breaks it.
 #[test]
 fn every_rule_sees_what_breaks_it() {
+    let whole = Template::main();
     for (rule, path, value) in rules::BREAKS {
-        let mut template = Template::main();
+        let mut template = whole.clone();
         template.break_at(path, serde_json::from_str(value).unwrap());
         let (_, check) = rules::RULES.iter().find(|(name, _)| name == rule).unwrap();
         assert!(!check(&template).is_empty(), "{rule} does not see {path} = {value}");
@@ -213,20 +216,28 @@ fn every_rule_sees_what_breaks_it() {
     }
 }
 
+/// The alarms that are about silence.
+const SILENCE: &[&str] = &["KeeperSilent", "NoDeliveries", "NothingRefreshed"];
+
 #[test]
 fn every_alarm_has_its_page_and_every_page_its_alarm() {
     let alarms = Template::alarms();
     let runbook = file("docs/RUNBOOK.md");
     let pages: BTreeSet<_> = runbook.lines().filter_map(|line| line.strip_prefix("### ")).collect();
     let mut named = BTreeSet::new();
-    for (id, alarm) in alarms.of_type("AWS::CloudWatch::Alarm") {
+    let halves: BTreeSet<_> = alarms::composites(&alarms).flat_map(|(_, halves)| halves).collect();
+    let both = ["AWS::CloudWatch::Alarm", "AWS::CloudWatch::CompositeAlarm"];
+    for (id, alarm) in both.iter().flat_map(|kind| alarms.of_type(kind)) {
         let text = alarm["AlarmDescription"].as_str().unwrap();
         let (_, anchor) = text.split_once("docs/RUNBOOK.md#").unwrap_or_else(|| panic!("{id} names no page"));
         assert!(pages.contains(anchor), "{id}: docs/RUNBOOK.md has no `### {anchor}`");
-        assert_eq!(alarm["AlarmActions"], json!([{"Ref": "Topic"}]), "{id}");
+        // Half of an alarm wakes nobody.
+        let told = if halves.contains(id) { Value::Null } else { json!([{"Ref": "Topic"}]) };
+        assert_eq!(alarm["AlarmActions"], told, "{id}");
         // Nothing to count is no trouble, but for whoever must be heard of.
-        let silence = if id == "KeeperSilent" { "breaching" } else { "notBreaching" };
-        assert_eq!(alarm["TreatMissingData"], silence, "{id}");
+        let silence = if SILENCE.contains(&id) { json!("breaching") } else { json!("notBreaching") };
+        let composite = !alarm["AlarmRule"].is_null();
+        assert_eq!(alarm["TreatMissingData"], if composite { Value::Null } else { silence }, "{id}");
         named.insert(anchor);
     }
     assert_eq!(named, pages, "alarms on the left, pages of docs/RUNBOOK.md on the right");
@@ -303,6 +314,8 @@ fn alarms_add_what_there_is() {
     for (id, alarm) in alarms.of_type("AWS::CloudWatch::Alarm") {
         let Some(metrics) = alarm["Metrics"].as_array() else { continue };
         adding += 1;
+        // https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/alarm-limits.html
+        assert!(metrics.len() <= 11, "{id} looks at more than ten metrics");
         assert_eq!(metrics[0], json!({ "Id": "all", "Expression": "SUM(METRICS())" }), "{id}");
         let first = &metrics[1]["MetricStat"];
         for metric in &metrics[1..] {
@@ -333,7 +346,7 @@ fn alarms_hear_every_function() {
     };
     let (tokens, secret) = (with(&["Tokens", "DataKeys"]), with(&["Secret"]));
     assert!(tokens.len() == 6 && secret.len() == 7, "{tokens:?} {secret:?}");
-    for alarm in ["RefreshFailures", "NeedsReauth", "KmsDenied", "OpenFailed"] {
+    for alarm in ["RefreshFailures", "RefreshFails", "NothingRefreshed", "NeedsReauth", "KmsDenied", "OpenFailed"] {
         assert_eq!(heard(alarm), tokens, "{alarm}");
     }
     assert_eq!(heard("SecretsStale"), secret);

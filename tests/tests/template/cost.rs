@@ -29,6 +29,7 @@ const KEY: Price =
 const SECRET: Price = price("Secrets Manager", "secret and month", 0.40, UNSEEN);
 const LOGS: Price = price("CloudWatch Logs", "GB taken in", 0.50, "factualminds.com, June 2026");
 const ALARM: Price = price("CloudWatch alarm", "metric in it and month", 0.10, "cloudburn.io, February 2026");
+const COMPOSITE: Price = price("CloudWatch composite alarm", "month", 0.50, UNSEEN);
 const METRIC: Price =
     price("CloudWatch metric of our own", "month in which it is written", 0.30, "signoz.io, February 2026");
 const DASHBOARD: Price = price("CloudWatch dashboard", "month", 3.00, "factualminds.com, June 2026");
@@ -49,6 +50,7 @@ const PRICES: &[Price] = &[
     SECRET,
     LOGS,
     ALARM,
+    COMPOSITE,
     METRIC,
     DASHBOARD,
     NAT,
@@ -128,10 +130,12 @@ pub(crate) fn markdown(template: &Template, alarms: &Template, network: &Templat
     let mappings = template.functions().find(|f| f.name == "worker").expect("the worker").resource;
     let mappings = mappings["Properties"]["Events"].as_object().expect("its queues").len();
     let polls = POLLERS * 3.0 * 60.0 * HOURS * f64::from(u32::try_from(mappings).expect("few")) / 1e6;
+    let composites = count(alarms, "AWS::CloudWatch::CompositeAlarm");
     let fixed = [
         ("KMS key", "1".to_owned(), count(template, "AWS::KMS::Key") * KEY.usd),
         ("secret", "1".to_owned(), count(template, "AWS::SecretsManager::Secret") * SECRET.usd),
         ("alarms", format!("{} metrics", watched(alarms)), watched(alarms) * ALARM.usd),
+        ("composite alarms", format!("{composites}"), composites * COMPOSITE.usd),
         ("dashboard", "1".to_owned(), count(alarms, "AWS::CloudWatch::Dashboard") * DASHBOARD.usd),
         ("our own metrics", "say 40 in use".to_owned(), 40.0 * METRIC.usd),
         ("`keeper`", format!("{keeper} runs of a second"), kept),

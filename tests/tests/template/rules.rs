@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+use super::alarms;
 use super::load::Template;
 use super::roles::{list, statements};
 
@@ -23,6 +24,8 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     ("doors", doors),
     ("logs", logs),
     ("parameters", parameters),
+    ("little traffic", alarms::little_traffic),
+    ("much traffic", alarms::much_traffic),
 ];
 
 /// For each rule: where a template is changed, and to what, so that the rule must complain.
@@ -104,6 +107,18 @@ pub(crate) const BREAKS: &[(&str, &str, &str)] = &[
         "/Rules/NotEmbeddedNeedsItsDomain/RuleCondition",
         "{\"Fn::Equals\": [{\"Ref\": \"Embedded\"}, \"true\"]}",
     ),
+    ("little traffic", "/Includes/alarms/Resources/WebhookErrorsAtAll/Properties/DatapointsToAlarm", "4"),
+    ("little traffic", "/Includes/alarms/Resources/ApiErrorsAtAll/Properties/AlarmActions", "[]"),
+    ("little traffic", "/Includes/alarms/Resources/InstallErrorsAtAll/Properties/Threshold", "2"),
+    ("little traffic", "/Includes/alarms/Resources/CallbackErrorsAtAll/Properties/MetricName", "\"Url4xxCount\""),
+    ("little traffic", "/Includes/alarms/Resources/QueueDown/Properties/Threshold", "2"),
+    ("little traffic", "/Includes/alarms/Resources/HmacRefusalsAtAll/Properties/Metrics", "[]"),
+    ("little traffic", "/Includes/alarms/Resources/RefreshStuck/Properties/AlarmActions", "[]"),
+    ("little traffic", "/Includes/alarms/Resources/NothingRefreshed/Properties/TreatMissingData", "\"notBreaching\""),
+    ("little traffic", "/Includes/alarms/Resources/NoDeliveries/Properties/TreatMissingData", "\"notBreaching\""),
+    ("little traffic", "/Includes/alarms/Resources/DeliveriesRefused/Properties/DatapointsToAlarm", "1"),
+    ("much traffic", "/Includes/alarms/Resources/WebhookErrors/Properties/Threshold", "61"),
+    ("much traffic", "/Includes/alarms/Resources/RefreshFailures/Properties/EvaluationPeriods", "4"),
 ];
 
 fn attribute(id: &str, name: &str) -> Value {

@@ -1,0 +1,175 @@
+//! Whether the alarms of `infra/alarms.yaml` ring when they must: each is played a few hours of what its metrics would count.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::load::Template;
+
+/// Of how long a time the alarms are told, in seconds.
+const HOURS: i64 = 6 * 3600;
+
+/// When something was counted, in seconds, by metric and whose it is.
+type Counted = BTreeMap<(String, String), Vec<i64>>;
+
+fn counted(what: &[(&str, &str, &[i64])]) -> Counted {
+    what.iter().map(|(metric, whose, at)| (((*metric).to_owned(), (*whose).to_owned()), at.to_vec())).collect()
+}
+
+/// Every so many seconds until the end.
+fn every(seconds: i64) -> Vec<i64> {
+    (0..HOURS / seconds).map(|n| n * seconds).collect()
+}
+
+/// Each composite alarm, and the alarms that it is made of.
+pub(crate) fn composites(alarms: &Template) -> impl Iterator<Item = (&str, Vec<&str>)> {
+    alarms.of_type("AWS::CloudWatch::CompositeAlarm").map(|(id, alarm)| {
+        let rule = alarm["AlarmRule"]["Fn::Sub"].as_str().expect("a rule over alarms of this template");
+        let halves = rule.split(" AND ").map(|part| {
+            part.strip_prefix("ALARM(\"${").and_then(|rest| rest.strip_suffix("}\")")).expect("ALARM(…) AND ALARM(…)")
+        });
+        (id, halves.collect())
+    })
+}
+
+/// What one metric is of: the function, or the API. With the value of the last dimension, where it has more of them.
+fn whose(dimensions: &Value) -> String {
+    let value = |dimension: &Value| match (&dimension["Value"], &dimension["Value"]["Fn::Sub"]) {
+        (Value::String(text), _) | (_, Value::String(text)) => text.replace("${Name}-", ""),
+        (other, _) => other["Ref"].as_str().unwrap_or_default().to_owned(),
+    };
+    dimensions.as_array().into_iter().flatten().map(value).collect::<Vec<_>>().join(" ")
+}
+
+/// The metrics that an alarm adds up.
+pub(crate) fn watched(alarm: &Value) -> Vec<(String, String)> {
+    let one =
+        |metric: &Value| (metric["MetricName"].as_str().unwrap_or_default().to_owned(), whose(&metric["Dimensions"]));
+    match alarm["Metrics"].as_array() {
+        Some(metrics) => {
+            metrics.iter().map(|m| &m["MetricStat"]["Metric"]).filter(|m| m.is_object()).map(one).collect()
+        }
+        None => vec![one(alarm)],
+    }
+}
+
+/// Whether an alarm would ring at any time of what was counted. A period in which nothing was counted has no data point
+/// (<https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/alarms-and-missing-data.html>).
+fn rings_at(alarms: &Template, id: &str, counted: &Counted) -> Vec<i64> {
+    if let Some((_, halves)) = composites(alarms).find(|(composite, _)| *composite == id) {
+        let mut both = halves.into_iter().map(|half| rings_at(alarms, half, counted));
+        let first = both.next().unwrap_or_default();
+        return both.fold(first, |all, next| all.into_iter().filter(|at| next.contains(at)).collect());
+    }
+    let alarm = alarms.properties(id);
+    let number = |value: &Value| value.as_i64();
+    let first = &alarm["Metrics"][1]["MetricStat"]["Period"];
+    let period = number(&alarm["Period"]).or(number(first)).unwrap_or(HOURS);
+    let of = number(&alarm["EvaluationPeriods"]).expect("periods");
+    let needed = number(&alarm["DatapointsToAlarm"]).unwrap_or(of);
+    let threshold = number(&alarm["Threshold"]).expect("a threshold");
+    let all: Vec<i64> = watched(alarm).iter().filter_map(|metric| counted.get(metric)).flatten().copied().collect();
+    let breaches = |end: i64| {
+        let sum = all.iter().filter(|at| (end - period..end).contains(*at)).count();
+        match (sum, alarm["ComparisonOperator"].as_str()) {
+            (0, _) => alarm["TreatMissingData"] == "breaching",
+            (sum, Some("GreaterThanOrEqualToThreshold")) => i64::try_from(sum).expect("few") >= threshold,
+            (sum, Some("LessThanThreshold")) => i64::try_from(sum).expect("few") < threshold,
+            (_, other) => panic!("{id}: {other:?}"),
+        }
+    };
+    let rings = |now: &i64| {
+        let breaching = (0..of).filter(|ago| breaches(now - ago * period)).count();
+        i64::try_from(breaching).expect("few") >= needed
+    };
+    // Each minute, once every period that the alarm looks at has begun.
+    (1..=HOURS / 60).map(|minute| minute * 60).filter(|now| now - of * period >= 0).filter(rings).collect()
+}
+
+/// The alarms that wake somebody.
+fn telling(alarms: &Template) -> Vec<String> {
+    let told = |alarm: &Value| alarm["AlarmActions"].as_array().is_some_and(|actions| !actions.is_empty());
+    let both = ["AWS::CloudWatch::Alarm", "AWS::CloudWatch::CompositeAlarm"];
+    let all = both.iter().flat_map(|kind| alarms.of_type(kind));
+    all.filter(|(_, alarm)| told(alarm)).map(|(id, _)| id.to_owned()).collect()
+}
+
+/// Who rings, of those that are about counting and not about the queues' depth, latencies or the keeper's silence.
+fn ringing(alarms: &Template, counted: &Counted) -> Vec<String> {
+    let sums = |id: &String| {
+        let alarm = alarms.properties(id);
+        id != "KeeperSilent" && (alarm["Namespace"].is_null() || alarm["Statistic"] == "Sum")
+    };
+    let composites: BTreeMap<_, _> = composites(alarms).collect();
+    let looks = |id: &str| watched(alarms.properties(id)).iter().any(|metric| counted.contains_key(metric));
+    let about = |id: &String| match composites.get(id.as_str()) {
+        Some(halves) => halves.iter().any(|half| looks(half)),
+        None => looks(id),
+    };
+    let rings = |id: &String| !rings_at(alarms, id, counted).is_empty();
+    telling(alarms).into_iter().filter(sums).filter(about).filter(rings).collect()
+}
+
+/// What must never fail without a word, whatever the traffic.
+const TROUBLES: &[(&str, &str)] = &[
+    ("Url5xxCount", "webhook"),
+    ("Url5xxCount", "install"),
+    ("Url5xxCount", "callback"),
+    ("5xx", "ApiId"),
+    ("QueueDown", "webhook"),
+    ("RefreshFailed", "api"),
+    ("RefreshFailed", "keeper"),
+    ("HmacRefused", "webhook"),
+    ("HmacRefused", "install"),
+    ("HmacRefused", "callback"),
+    ("HmacRefused", "api"),
+];
+
+/// A deployment with a few calls an hour that all fail wakes somebody; one that is looked at by a stranger does not.
+pub(crate) fn little_traffic(template: &Template) -> Vec<String> {
+    let alarms = template.include("alarms");
+    let mut broken = Vec::new();
+    for (metric, whose) in TROUBLES {
+        // Twenty an hour, and three callers within one.
+        for at in [every(180), vec![300, 1_500, 2_700]] {
+            if ringing(&alarms, &counted(&[(metric, whose, &at)])).is_empty() {
+                broken.push(format!("{metric} of {whose}, {} in {HOURS} s: nobody hears of it", at.len()));
+            }
+        }
+    }
+    // One delivery that Shopify tries again, eight times in four hours, signed by what is not our secret.
+    let tries = [0, 60, 600, 1_800, 3_600, 7_200, 10_800, 14_400];
+    let refused = counted(&[("HmacRefused", "webhook", &tries)]);
+    if rings_at(&alarms, "NothingAccepted", &refused).is_empty() {
+        broken.push("a wrong client secret is not heard of".to_owned());
+    }
+    let both = counted(&[("HmacRefused", "webhook", &tries), ("WebhookAccepted", "webhook", &every(600))]);
+    if !rings_at(&alarms, "NothingAccepted", &both).is_empty() {
+        broken.push("nothing-accepted rings although deliveries are accepted".to_owned());
+    }
+    let both = counted(&[("RefreshFailed", "keeper", &every(180)), ("RefreshOk", "api", &every(600))]);
+    if !rings_at(&alarms, "RefreshStuck", &both).is_empty() {
+        broken.push("refresh-stuck rings although tokens are refreshed".to_owned());
+    }
+    // `gatehouse doctor` asks six times without a signature; nothing else goes on in a new deployment.
+    let doctor = counted(&[("HmacRefused", "webhook", &[9_000, 9_001, 9_002, 9_003, 9_004, 9_005])]);
+    let silent = ringing(&alarms, &doctor);
+    if !silent.is_empty() {
+        broken.push(format!("the doctor's visit rings {silent:?}"));
+    }
+    broken
+}
+
+/// A burst is heard of within minutes, not when the slow alarms have gathered enough.
+pub(crate) fn much_traffic(template: &Template) -> Vec<String> {
+    let alarms = template.include("alarms");
+    let mut broken = Vec::new();
+    for (metric, whose) in TROUBLES {
+        let burst = counted(&[(metric, whose, &(0..2_000).collect::<Vec<_>>())]);
+        let soonest = ringing(&alarms, &burst).iter().flat_map(|id| rings_at(&alarms, id, &burst)).min();
+        if soonest.is_none_or(|at| at > 1_800) {
+            broken.push(format!("{metric} of {whose} at one a second rings at {soonest:?} s"));
+        }
+    }
+    broken
+}
