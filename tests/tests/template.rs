@@ -395,6 +395,21 @@ fn looked_at() -> Vec<(String, String, BTreeMap<String, String>)> {
     for metric in
         body["widgets"].as_array().unwrap().iter().flat_map(|w| w["properties"]["metrics"].as_array().unwrap())
     {
+        // `{"expression": "SEARCH('{namespace,dimensions} MetricName=… FunctionName=…', …)"}`: whatever values there are.
+        if let Some(search) = metric[0]["expression"].as_str() {
+            let (schema, rest) = search.strip_prefix("SEARCH('{").and_then(|rest| rest.split_once('}')).unwrap();
+            let word = |name: &str| rest.split_once(&format!("{name}=\"")).and_then(|(_, rest)| rest.split('"').next());
+            let mut names = schema.split(',').map(str::to_owned);
+            let namespace = names.next().unwrap();
+            let functions = rest.matches("FunctionName=\"").count();
+            assert!(functions > 0, "{search}: of any function");
+            let mut dimensions: BTreeMap<_, _> = names.map(|name| (name, String::new())).collect();
+            for function in rest.split("FunctionName=\"").skip(1) {
+                dimensions.insert("FunctionName".to_owned(), function.split('"').next().unwrap().to_owned());
+                all.push((namespace.clone(), word("MetricName").unwrap().to_owned(), dimensions.clone()));
+            }
+            continue;
+        }
         let words: Vec<_> = metric.as_array().unwrap().iter().filter_map(Value::as_str).map(str::to_owned).collect();
         let dimensions = words[2..].chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
         all.push((words[0].clone(), words[1].clone(), dimensions));

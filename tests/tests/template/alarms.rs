@@ -1,10 +1,10 @@
 //! Whether the alarms of `infra/alarms.yaml` ring when they must: each is played a few hours of what its metrics would count.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::load::Template;
+use super::load::{Template, file};
 
 /// Of how long a time the alarms are told, in seconds.
 const HOURS: i64 = 6 * 3600;
@@ -115,6 +115,8 @@ const TROUBLES: &[(&str, &str)] = &[
     ("Url5xxCount", "webhook"),
     ("Url5xxCount", "install"),
     ("Url5xxCount", "callback"),
+    ("Url5xxCount", "sso"),
+    ("SsoRefused", "sso client_refused"),
     ("5xx", "ApiId"),
     ("QueueDown", "webhook"),
     ("RefreshFailed", "api"),
@@ -162,14 +164,77 @@ pub(crate) fn little_traffic(template: &Template) -> Vec<String> {
 
 /// A burst is heard of within minutes, not when the slow alarms have gathered enough.
 pub(crate) fn much_traffic(template: &Template) -> Vec<String> {
+    // When every alarm has as much of the past as it looks at.
+    const BEGIN: i64 = 10_800;
     let alarms = template.include("alarms");
     let mut broken = Vec::new();
-    for (metric, whose) in TROUBLES {
-        let burst = counted(&[(metric, whose, &(0..2_000).collect::<Vec<_>>())]);
+    let throttled = ["install", "callback", "api", "webhook", "sso"].map(|function| ("Throttles", function));
+    for (metric, whose) in TROUBLES.iter().chain(&throttled) {
+        let burst = counted(&[(metric, whose, &(BEGIN..BEGIN + 2_000).collect::<Vec<_>>())]);
         let soonest = ringing(&alarms, &burst).iter().flat_map(|id| rings_at(&alarms, id, &burst)).min();
-        if soonest.is_none_or(|at| at > 1_800) {
-            broken.push(format!("{metric} of {whose} at one a second rings at {soonest:?} s"));
+        let after = soonest.map(|at| at - BEGIN);
+        if after.is_none_or(|after| after > 1_200) {
+            broken.push(format!("{metric} of {whose} at one a second rings after {after:?} s"));
         }
     }
     broken
+}
+
+/// Whoever is called from outside has an alarm for 5xx and one for calls that Lambda refused.
+pub(crate) fn every_door(template: &Template) -> Vec<String> {
+    let alarms = template.include("alarms");
+    let told = telling(&alarms);
+    let heard: Vec<_> = alarms
+        .of_type("AWS::CloudWatch::Alarm")
+        .filter(|(id, _)| told.iter().any(|telling| telling == id))
+        .flat_map(|(_, alarm)| watched(alarm))
+        .collect();
+    let mut broken = Vec::new();
+    for function in template.functions() {
+        let url = !function.resource["Properties"]["FunctionUrlConfig"].is_null();
+        // The one function behind the HTTP API.
+        let gateway = function.name == "api";
+        if !url && !gateway {
+            continue;
+        }
+        let errors = if gateway { ("5xx", "ApiId") } else { ("Url5xxCount", function.name.as_str()) };
+        for (metric, whose) in [errors, ("Throttles", function.name.as_str())] {
+            if !heard.iter().any(|(name, of)| name == metric && of == whose) {
+                broken.push(format!("{}: nobody hears of {metric}", function.name));
+            }
+        }
+    }
+    broken
+}
+
+/// The codes of refused sign-ins that are the operator's to mend: what `is_operators` names, as `code` spells it.
+fn operators_codes() -> Vec<String> {
+    let (flow, oidc) = (file("functions/sso/src/flow.rs"), file("functions/sso/src/oidc.rs"));
+    let body =
+        flow.split("fn is_operators").nth(1).and_then(|rest| rest.split("\n    }\n").next()).expect("is_operators");
+    let body = body.split("matches!(").nth(1).expect("what it names");
+    let named = |prefix: &str| -> Vec<String> {
+        let names = body.split(prefix).skip(1);
+        names.map(|rest| rest.chars().take_while(char::is_ascii_alphanumeric).collect()).collect()
+    };
+    let code = |source: &str, name: &str| {
+        let line = source.lines().find(|line| {
+            let arm = line.trim_start().strip_prefix("Self::").and_then(|rest| rest.strip_prefix(name));
+            arm.is_some_and(|rest| rest.starts_with(" => \"") || rest.starts_with("(_) => \""))
+        });
+        line.and_then(|line| line.split('"').nth(1)).unwrap_or_else(|| panic!("{name} has no code")).to_owned()
+    };
+    let own = named("Self::").into_iter().filter(|name| name != "Oidc").map(|name| code(&flow, &name));
+    own.chain(named("E::").into_iter().map(|name| code(&oidc, &name))).collect()
+}
+
+/// Sign-in that fails for what the operator alone can mend wakes the operator; what customers bring about wakes nobody.
+#[test]
+fn sign_in_rings_for_the_operators_codes_alone() {
+    let alarms = Template::alarms();
+    let codes: BTreeSet<_> = operators_codes().into_iter().map(|code| format!("sso {code}")).collect();
+    assert!(codes.len() > 5 && codes.contains("sso client_refused") && codes.contains("sso provider_malformed"));
+    let heard = watched(alarms.properties("SsoMisconfigured"));
+    assert!(heard.iter().all(|(metric, _)| metric == "SsoRefused"));
+    assert_eq!(heard.into_iter().map(|(_, whose)| whose).collect::<BTreeSet<_>>(), codes);
 }

@@ -26,6 +26,7 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     ("parameters", parameters),
     ("little traffic", alarms::little_traffic),
     ("much traffic", alarms::much_traffic),
+    ("every door", alarms::every_door),
 ];
 
 /// For each rule: where a template is changed, and to what, so that the rule must complain.
@@ -119,6 +120,9 @@ pub(crate) const BREAKS: &[(&str, &str, &str)] = &[
     ("little traffic", "/Includes/alarms/Resources/DeliveriesRefused/Properties/DatapointsToAlarm", "1"),
     ("much traffic", "/Includes/alarms/Resources/WebhookErrors/Properties/Threshold", "61"),
     ("much traffic", "/Includes/alarms/Resources/RefreshFailures/Properties/EvaluationPeriods", "4"),
+    ("every door", "/Includes/alarms/Resources/SsoThrottled/Properties/AlarmActions", "[]"),
+    ("every door", "/Includes/alarms/Resources/CallbackThrottled/Properties/MetricName", "\"Errors\""),
+    ("every door", "/Resources/WorkerFunction/Properties/FunctionUrlConfig", "{\"AuthType\": \"NONE\"}"),
 ];
 
 fn attribute(id: &str, name: &str) -> Value {
