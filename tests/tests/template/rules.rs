@@ -48,6 +48,11 @@ pub(crate) const BREAKS: &[(&str, &str, &str)] = &[
     ("storage", "/Resources/Bucket/Properties/PublicAccessBlockConfiguration/BlockPublicPolicy", "false"),
     ("storage", "/Resources/BucketPolicy/Properties/PolicyDocument/Statement/0/Effect", "\"Allow\""),
     ("storage", "/Resources/EventsQueue/Properties/KmsMasterKeyId", "null"),
+    (
+        "storage",
+        "/Resources/Secret/Properties/GenerateSecretString/SecretStringTemplate",
+        "\"{\\\"previous_client_secrets\\\": []}\"",
+    ),
     ("functions", "/Resources/ApiFunction/Properties/Role", "{\"Fn::GetAtt\": [\"WorkerRole\", \"Arn\"]}"),
     ("functions", "/Resources/ApiFunction/Properties/LoggingConfig/LogFormat", "\"Text\""),
     ("functions", "/Resources/ApiFunction/Properties/LoggingConfig/ApplicationLogLevel", "null"),
@@ -239,7 +244,12 @@ fn storage(template: &Template) -> Vec<String> {
     let deny = &template.properties("BucketPolicy")["PolicyDocument"]["Statement"][0];
     let plain = json!({"Bool": {"aws:SecureTransport": "false"}});
     need(deny["Effect"] == "Deny" && deny["Condition"] == plain, "the bucket answers without TLS");
-    need(template.properties("Secret")["KmsKeyId"] == key, "the secret's key");
+    let secret = template.properties("Secret");
+    need(secret["KmsKeyId"] == key, "the secret's key");
+    // By this member `gatehouse doctor` knows a secret that nobody has set yet.
+    let generated = secret["GenerateSecretString"]["SecretStringTemplate"].as_str().unwrap_or_default();
+    let generated: Value = serde_json::from_str(generated).unwrap_or_default();
+    need(generated["placeholder"].is_string(), "a generated client secret looks like the app's own");
     for (id, queue) in template.of_type("AWS::SQS::Queue") {
         // EventBridge writes to its dead letters as a service, which has no part in our key.
         let sealed =
