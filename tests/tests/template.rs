@@ -118,6 +118,22 @@ fn the_roles_are_the_ones_that_docs_roles_lists() {
     assert!(listed.trim() == table.trim(), "docs/ROLES.md must list what template.yaml allows:\n{table}");
 }
 
+#[test]
+fn docs_roles_counts_what_there_is_to_take_away() {
+    let template = Template::main();
+    // As e2e/iam.rs leaves them out: no flow can need them.
+    let apart = ["Network", "NetworkNotByCode", "BridgedThatFailed"];
+    let roles: Vec<_> = template.of_type("AWS::IAM::Role").map(|(id, _)| id).collect();
+    let tried: Vec<_> = roles
+        .iter()
+        .flat_map(|role| roles::statements(&template, role))
+        .filter(|statement| apart.iter().all(|sid| statement["Sid"] != *sid))
+        .collect();
+    let actions: usize = tried.iter().map(|statement| roles::list(&statement["Action"]).len()).sum();
+    let counted = format!("The table below has {} statements with {actions} actions to take away", tried.len());
+    assert!(file("docs/ROLES.md").contains(&counted), "docs/ROLES.md must say: {counted}");
+}
+
 /// What a front would have to do to change a request or an answer on the way, or to keep one.
 fn changes_on_the_way(distribution: &Value) -> Vec<String> {
     let config = &distribution["DistributionConfig"];
@@ -328,6 +344,58 @@ fn alarms_add_what_there_is() {
     assert!(adding > 8);
 }
 
+/// A missing scope or approval is what the staff of any shop can bring about: it wakes nobody.
+#[test]
+fn forbidden_calls_ring_for_what_is_the_operators() {
+    let alarms = Template::alarms();
+    let own = [gatehouse_core::admin::AdminError::IpAllowlist, gatehouse_core::admin::AdminError::Forbidden];
+    let own = own.map(|error| error.code());
+    let callers = ["api", "keeper", "sso", "worker"];
+    let wanted = callers.iter().flat_map(|function| own.iter().map(move |code| format!("{function} {code}")));
+    let heard = alarms::watched(alarms.properties("AdminForbidden"));
+    assert!(heard.iter().all(|(metric, _)| metric == "AdminForbidden"));
+    assert_eq!(heard.into_iter().map(|(_, of)| of).collect::<BTreeSet<_>>(), wanted.collect());
+    // The others are on the dashboard, by code.
+    let body = alarms.properties("Dashboard")["DashboardBody"]["Fn::Sub"].as_str().unwrap();
+    for function in callers {
+        let search = format!(
+            "{{Gatehouse,FunctionName,code}} MetricName=\\\"AdminForbidden\\\" FunctionName=\\\"${{Name}}-{function}\\\""
+        );
+        assert!(body.contains(&search), "{search}");
+    }
+}
+
+/// Who deploys a second time is told what is in the way: the numbers and names are the template's.
+#[test]
+fn the_pages_know_what_a_second_deployment_meets() {
+    let template = Template::main();
+    let reserved = |function: load::Function| {
+        function.resource["Properties"]["ReservedConcurrentExecutions"]["Fn::If"][1].as_i64().unwrap_or_default()
+    };
+    let sum: i64 = template.functions().map(reserved).sum();
+    let deploy = file("docs/DEPLOY.md").replace('\n', " ");
+    assert!(deploy.contains(&format!("reserves {sum} concurrent executions")), "docs/DEPLOY.md: {sum}");
+    let runbook = file("docs/RUNBOOK.md");
+    let remove = runbook.split("**Remove it.**").nth(1).unwrap();
+    let again = remove.split("**Deploy again under the same name.**").nth(1).unwrap();
+    let mut kept = 0;
+    for (id, resource) in
+        template.resources().filter(|(_, resource)| resource["DeletionPolicy"] == "RetainExceptOnCreate")
+    {
+        let properties = &resource["Properties"];
+        let name = properties["QueueName"]["Fn::Sub"].as_str().or(properties["Name"]["Fn::Sub"].as_str()).unwrap();
+        let name = name.replace("${AWS::StackName}", "STACK");
+        assert!(remove.contains(&format!("`{name}`")), "{id} stays as {name}");
+        let queue = name.strip_prefix("STACK-").map(|queue| again.contains(&format!(" {queue}")));
+        assert!(
+            queue.unwrap_or_else(|| again.contains(&format!("--secret-id {name} "))),
+            "{id} is in the way as {name}"
+        );
+        kept += 1;
+    }
+    assert_eq!(kept, 6);
+}
+
 /// An alarm that sums over functions leaves none out that counts its metric.
 #[test]
 fn alarms_hear_every_function() {
@@ -358,16 +426,21 @@ fn alarms_hear_every_function() {
             dimensions[1]["Value"].as_str().unwrap().to_owned()
         })
         .collect();
-    // Every task that goes from shop to shop; `refresh` is heard by RefreshFailures, `deadlines` by the privacy alarms.
-    let by_shop = [keeper::Task::Retention, keeper::Task::RotateKeys, keeper::Task::RotateSecrets];
+    // Every task that goes from shop to shop. RefreshFailures hears of Shopify's refusals only, not of a shop whose row, key or
+    // secret could not be read; `deadlines` is heard by the privacy alarms.
+    let by_shop =
+        [keeper::Task::Refresh, keeper::Task::Retention, keeper::Task::RotateKeys, keeper::Task::RotateSecrets];
     assert_eq!(failed, by_shop.map(|task| task.as_str().to_owned()).into());
-    assert_eq!(heard("OldSecretSeen"), ["webhook".to_owned()].into());
-    let generation =
-        |metric: &Value| metric["MetricStat"]["Metric"]["Dimensions"][2]["Value"].as_str().map(str::to_owned);
-    let old: BTreeSet<_> =
-        alarms.properties("OldSecretSeen")["Metrics"].as_array().unwrap().iter().filter_map(generation).collect();
-    let label = |n: u8| gatehouse_core::telemetry::generation_label(gatehouse_shopify::Generation(n)).to_owned();
-    assert_eq!(old, (1..=9).map(label).collect());
+    // Who checks signatures, and counts by which secret.
+    let signed: BTreeSet<_> = template
+        .functions()
+        .map(|function| function.name)
+        .filter(|name| sources(&format!("functions/{name}/src")).contains("matched(\""))
+        .collect();
+    assert!(signed.len() == 4, "{signed:?}");
+    assert_eq!(heard("OldSecretSeen"), signed);
+    assert_eq!(heard("HmacRefusals"), signed);
+    assert_eq!(heard("HmacRefusalsAtAll"), signed);
 }
 
 /// Every `{namespace, metric, dimensions}` that alarms and dashboard look at.

@@ -68,9 +68,10 @@ fn rings_at(alarms: &Template, id: &str, counted: &Counted) -> Vec<i64> {
     let of = number(&alarm["EvaluationPeriods"]).expect("periods");
     let needed = number(&alarm["DatapointsToAlarm"]).unwrap_or(of);
     let threshold = number(&alarm["Threshold"]).expect("a threshold");
-    let all: Vec<i64> = watched(alarm).iter().filter_map(|metric| counted.get(metric)).flatten().copied().collect();
+    let mut all: Vec<i64> = watched(alarm).iter().filter_map(|metric| counted.get(metric)).flatten().copied().collect();
+    all.sort_unstable();
     let breaches = |end: i64| {
-        let sum = all.iter().filter(|at| (end - period..end).contains(*at)).count();
+        let sum = all.partition_point(|at| *at < end) - all.partition_point(|at| *at < end - period);
         match (sum, alarm["ComparisonOperator"].as_str()) {
             (0, _) => alarm["TreatMissingData"] == "breaching",
             (sum, Some("GreaterThanOrEqualToThreshold")) => i64::try_from(sum).expect("few") >= threshold,
@@ -202,6 +203,34 @@ pub(crate) fn every_door(template: &Template) -> Vec<String> {
             if !heard.iter().any(|(name, of)| name == metric && of == whose) {
                 broken.push(format!("{}: nobody hears of {metric}", function.name));
             }
+        }
+    }
+    broken
+}
+
+/// Waiting rings when it is more than a try that failed: a message that is being tried, or waits for the next try, counts with its age
+/// for as long as it is invisible. What waits for its first try is heard of by number.
+pub(crate) fn waiting(template: &Template) -> Vec<String> {
+    let alarms = template.include("alarms");
+    let worker = template.functions().find(|function| function.name == "worker").expect("the worker");
+    let timeout = template.function_property(&worker.resource, "Timeout").as_i64().unwrap_or(3);
+    let mut broken = Vec::new();
+    for (name, queue) in [("events", "EventsQueue"), ("privacy", "PrivacyQueue")] {
+        let visibility = template.properties(queue)["VisibilityTimeout"].as_i64().unwrap_or(30);
+        let of = |metric: &str| {
+            let wanted = (metric.to_owned(), name.to_owned());
+            alarms.of_type("AWS::CloudWatch::Alarm").find(|(_, alarm)| watched(alarm) == [wanted.clone()])
+        };
+        let age = of("ApproximateAgeOfOldestMessage").and_then(|(_, alarm)| alarm["Threshold"].as_i64());
+        if age.is_none_or(|age| age <= 2 * visibility + timeout) {
+            broken.push(format!("{queue}: an ordinary second try rings"));
+        }
+        let backlog = of("ApproximateNumberOfMessagesVisible");
+        // The least of a period: what comes and goes is no backlog.
+        if backlog
+            .is_none_or(|(_, alarm)| alarm["Statistic"] != "Minimum" || alarm["Period"].as_i64() > Some(visibility))
+        {
+            broken.push(format!("{queue}: a backlog is heard of by age alone"));
         }
     }
     broken
