@@ -2,6 +2,8 @@
 //! each other, and with the rules of the house. Each check is also shown a template that breaks its rule.
 #![expect(clippy::unwrap_used, reason = "a test that meets what it does not expect must fail")]
 
+#[path = "template/alarms.rs"]
+mod alarms;
 #[path = "template/cost.rs"]
 mod cost;
 #[path = "template/limits.rs"]
@@ -116,6 +118,22 @@ fn the_roles_are_the_ones_that_docs_roles_lists() {
     assert!(listed.trim() == table.trim(), "docs/ROLES.md must list what template.yaml allows:\n{table}");
 }
 
+#[test]
+fn docs_roles_counts_what_there_is_to_take_away() {
+    let template = Template::main();
+    // As e2e/iam.rs leaves them out: no flow can need them.
+    let apart = ["Network", "NetworkNotByCode", "BridgedThatFailed"];
+    let roles: Vec<_> = template.of_type("AWS::IAM::Role").map(|(id, _)| id).collect();
+    let tried: Vec<_> = roles
+        .iter()
+        .flat_map(|role| roles::statements(&template, role))
+        .filter(|statement| apart.iter().all(|sid| statement["Sid"] != *sid))
+        .collect();
+    let actions: usize = tried.iter().map(|statement| roles::list(&statement["Action"]).len()).sum();
+    let counted = format!("The table below has {} statements with {actions} actions to take away", tried.len());
+    assert!(file("docs/ROLES.md").contains(&counted), "docs/ROLES.md must say: {counted}");
+}
+
 /// What a front would have to do to change a request or an answer on the way, or to keep one.
 fn changes_on_the_way(distribution: &Value) -> Vec<String> {
     let config = &distribution["DistributionConfig"];
@@ -202,8 +220,9 @@ fn every_rule_holds() {
 /// A check that cannot fail is none: each rule is shown a template that breaks it.
 #[test]
 fn every_rule_sees_what_breaks_it() {
+    let whole = Template::main();
     for (rule, path, value) in rules::BREAKS {
-        let mut template = Template::main();
+        let mut template = whole.clone();
         template.break_at(path, serde_json::from_str(value).unwrap());
         let (_, check) = rules::RULES.iter().find(|(name, _)| name == rule).unwrap();
         assert!(!check(&template).is_empty(), "{rule} does not see {path} = {value}");
@@ -213,20 +232,28 @@ fn every_rule_sees_what_breaks_it() {
     }
 }
 
+/// The alarms that are about silence.
+const SILENCE: &[&str] = &["KeeperSilent", "NoDeliveries", "NothingRefreshed"];
+
 #[test]
 fn every_alarm_has_its_page_and_every_page_its_alarm() {
     let alarms = Template::alarms();
     let runbook = file("docs/RUNBOOK.md");
     let pages: BTreeSet<_> = runbook.lines().filter_map(|line| line.strip_prefix("### ")).collect();
     let mut named = BTreeSet::new();
-    for (id, alarm) in alarms.of_type("AWS::CloudWatch::Alarm") {
+    let halves: BTreeSet<_> = alarms::composites(&alarms).flat_map(|(_, halves)| halves).collect();
+    let both = ["AWS::CloudWatch::Alarm", "AWS::CloudWatch::CompositeAlarm"];
+    for (id, alarm) in both.iter().flat_map(|kind| alarms.of_type(kind)) {
         let text = alarm["AlarmDescription"].as_str().unwrap();
         let (_, anchor) = text.split_once("docs/RUNBOOK.md#").unwrap_or_else(|| panic!("{id} names no page"));
         assert!(pages.contains(anchor), "{id}: docs/RUNBOOK.md has no `### {anchor}`");
-        assert_eq!(alarm["AlarmActions"], json!([{"Ref": "Topic"}]), "{id}");
+        // Half of an alarm wakes nobody.
+        let told = if halves.contains(id) { Value::Null } else { json!([{"Ref": "Topic"}]) };
+        assert_eq!(alarm["AlarmActions"], told, "{id}");
         // Nothing to count is no trouble, but for whoever must be heard of.
-        let silence = if id == "KeeperSilent" { "breaching" } else { "notBreaching" };
-        assert_eq!(alarm["TreatMissingData"], silence, "{id}");
+        let silence = if SILENCE.contains(&id) { json!("breaching") } else { json!("notBreaching") };
+        let composite = !alarm["AlarmRule"].is_null();
+        assert_eq!(alarm["TreatMissingData"], if composite { Value::Null } else { silence }, "{id}");
         named.insert(anchor);
     }
     assert_eq!(named, pages, "alarms on the left, pages of docs/RUNBOOK.md on the right");
@@ -303,6 +330,8 @@ fn alarms_add_what_there_is() {
     for (id, alarm) in alarms.of_type("AWS::CloudWatch::Alarm") {
         let Some(metrics) = alarm["Metrics"].as_array() else { continue };
         adding += 1;
+        // https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/alarm-limits.html
+        assert!(metrics.len() <= 11, "{id} looks at more than ten metrics");
         assert_eq!(metrics[0], json!({ "Id": "all", "Expression": "SUM(METRICS())" }), "{id}");
         let first = &metrics[1]["MetricStat"];
         for metric in &metrics[1..] {
@@ -313,6 +342,58 @@ fn alarms_add_what_there_is() {
         }
     }
     assert!(adding > 8);
+}
+
+/// A missing scope or approval is what the staff of any shop can bring about: it wakes nobody.
+#[test]
+fn forbidden_calls_ring_for_what_is_the_operators() {
+    let alarms = Template::alarms();
+    let own = [gatehouse_core::admin::AdminError::IpAllowlist, gatehouse_core::admin::AdminError::Forbidden];
+    let own = own.map(|error| error.code());
+    let callers = ["api", "keeper", "sso", "worker"];
+    let wanted = callers.iter().flat_map(|function| own.iter().map(move |code| format!("{function} {code}")));
+    let heard = alarms::watched(alarms.properties("AdminForbidden"));
+    assert!(heard.iter().all(|(metric, _)| metric == "AdminForbidden"));
+    assert_eq!(heard.into_iter().map(|(_, of)| of).collect::<BTreeSet<_>>(), wanted.collect());
+    // The others are on the dashboard, by code.
+    let body = alarms.properties("Dashboard")["DashboardBody"]["Fn::Sub"].as_str().unwrap();
+    for function in callers {
+        let search = format!(
+            "{{Gatehouse,FunctionName,code}} MetricName=\\\"AdminForbidden\\\" FunctionName=\\\"${{Name}}-{function}\\\""
+        );
+        assert!(body.contains(&search), "{search}");
+    }
+}
+
+/// Who deploys a second time is told what is in the way: the numbers and names are the template's.
+#[test]
+fn the_pages_know_what_a_second_deployment_meets() {
+    let template = Template::main();
+    let reserved = |function: load::Function| {
+        function.resource["Properties"]["ReservedConcurrentExecutions"]["Fn::If"][1].as_i64().unwrap_or_default()
+    };
+    let sum: i64 = template.functions().map(reserved).sum();
+    let deploy = file("docs/DEPLOY.md").replace('\n', " ");
+    assert!(deploy.contains(&format!("reserves {sum} concurrent executions")), "docs/DEPLOY.md: {sum}");
+    let runbook = file("docs/RUNBOOK.md");
+    let remove = runbook.split("**Remove it.**").nth(1).unwrap();
+    let again = remove.split("**Deploy again under the same name.**").nth(1).unwrap();
+    let mut kept = 0;
+    for (id, resource) in
+        template.resources().filter(|(_, resource)| resource["DeletionPolicy"] == "RetainExceptOnCreate")
+    {
+        let properties = &resource["Properties"];
+        let name = properties["QueueName"]["Fn::Sub"].as_str().or(properties["Name"]["Fn::Sub"].as_str()).unwrap();
+        let name = name.replace("${AWS::StackName}", "STACK");
+        assert!(remove.contains(&format!("`{name}`")), "{id} stays as {name}");
+        let queue = name.strip_prefix("STACK-").map(|queue| again.contains(&format!(" {queue}")));
+        assert!(
+            queue.unwrap_or_else(|| again.contains(&format!("--secret-id {name} "))),
+            "{id} is in the way as {name}"
+        );
+        kept += 1;
+    }
+    assert_eq!(kept, 6);
 }
 
 /// An alarm that sums over functions leaves none out that counts its metric.
@@ -333,7 +414,7 @@ fn alarms_hear_every_function() {
     };
     let (tokens, secret) = (with(&["Tokens", "DataKeys"]), with(&["Secret"]));
     assert!(tokens.len() == 6 && secret.len() == 7, "{tokens:?} {secret:?}");
-    for alarm in ["RefreshFailures", "NeedsReauth", "KmsDenied", "OpenFailed"] {
+    for alarm in ["RefreshFailures", "RefreshFails", "NothingRefreshed", "NeedsReauth", "KmsDenied", "OpenFailed"] {
         assert_eq!(heard(alarm), tokens, "{alarm}");
     }
     assert_eq!(heard("SecretsStale"), secret);
@@ -345,16 +426,21 @@ fn alarms_hear_every_function() {
             dimensions[1]["Value"].as_str().unwrap().to_owned()
         })
         .collect();
-    // Every task that goes from shop to shop; `refresh` is heard by RefreshFailures, `deadlines` by the privacy alarms.
-    let by_shop = [keeper::Task::Retention, keeper::Task::RotateKeys, keeper::Task::RotateSecrets];
+    // Every task that goes from shop to shop. RefreshFailures hears of Shopify's refusals only, not of a shop whose row, key or
+    // secret could not be read; `deadlines` is heard by the privacy alarms.
+    let by_shop =
+        [keeper::Task::Refresh, keeper::Task::Retention, keeper::Task::RotateKeys, keeper::Task::RotateSecrets];
     assert_eq!(failed, by_shop.map(|task| task.as_str().to_owned()).into());
-    assert_eq!(heard("OldSecretSeen"), ["webhook".to_owned()].into());
-    let generation =
-        |metric: &Value| metric["MetricStat"]["Metric"]["Dimensions"][2]["Value"].as_str().map(str::to_owned);
-    let old: BTreeSet<_> =
-        alarms.properties("OldSecretSeen")["Metrics"].as_array().unwrap().iter().filter_map(generation).collect();
-    let label = |n: u8| gatehouse_core::telemetry::generation_label(gatehouse_shopify::Generation(n)).to_owned();
-    assert_eq!(old, (1..=9).map(label).collect());
+    // Who checks signatures, and counts by which secret.
+    let signed: BTreeSet<_> = template
+        .functions()
+        .map(|function| function.name)
+        .filter(|name| sources(&format!("functions/{name}/src")).contains("matched(\""))
+        .collect();
+    assert!(signed.len() == 4, "{signed:?}");
+    assert_eq!(heard("OldSecretSeen"), signed);
+    assert_eq!(heard("HmacRefusals"), signed);
+    assert_eq!(heard("HmacRefusalsAtAll"), signed);
 }
 
 /// Every `{namespace, metric, dimensions}` that alarms and dashboard look at.
@@ -382,6 +468,21 @@ fn looked_at() -> Vec<(String, String, BTreeMap<String, String>)> {
     for metric in
         body["widgets"].as_array().unwrap().iter().flat_map(|w| w["properties"]["metrics"].as_array().unwrap())
     {
+        // `{"expression": "SEARCH('{namespace,dimensions} MetricName=… FunctionName=…', …)"}`: whatever values there are.
+        if let Some(search) = metric[0]["expression"].as_str() {
+            let (schema, rest) = search.strip_prefix("SEARCH('{").and_then(|rest| rest.split_once('}')).unwrap();
+            let word = |name: &str| rest.split_once(&format!("{name}=\"")).and_then(|(_, rest)| rest.split('"').next());
+            let mut names = schema.split(',').map(str::to_owned);
+            let namespace = names.next().unwrap();
+            let functions = rest.matches("FunctionName=\"").count();
+            assert!(functions > 0, "{search}: of any function");
+            let mut dimensions: BTreeMap<_, _> = names.map(|name| (name, String::new())).collect();
+            for function in rest.split("FunctionName=\"").skip(1) {
+                dimensions.insert("FunctionName".to_owned(), function.split('"').next().unwrap().to_owned());
+                all.push((namespace.clone(), word("MetricName").unwrap().to_owned(), dimensions.clone()));
+            }
+            continue;
+        }
         let words: Vec<_> = metric.as_array().unwrap().iter().filter_map(Value::as_str).map(str::to_owned).collect();
         let dimensions = words[2..].chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
         all.push((words[0].clone(), words[1].clone(), dimensions));

@@ -11,7 +11,7 @@ use gatehouse_core::http::{Request, Response};
 use gatehouse_core::problem::Problem;
 use gatehouse_core::telemetry::{self, Metric};
 use gatehouse_core::vault::Installation;
-use gatehouse_core::{clock, telemetry::generation_label};
+use gatehouse_core::{clock, secrets::matched};
 use gatehouse_life::Status;
 use gatehouse_shopify::app_proxy::{self, ProxyError, VerifiedProxyRequest};
 use gatehouse_shopify::bot::is_bot;
@@ -372,10 +372,6 @@ fn signature_refused(surface: &'static str, forged: bool) {
     if forged {
         telemetry::count(Metric::HmacRefused, &[("surface", surface)]);
     }
-}
-
-fn matched(surface: &'static str, generation: Generation) {
-    telemetry::count(Metric::SecretMatched, &[("surface", surface), ("generation", generation_label(generation))]);
 }
 
 fn no_secrets(error: gatehouse_core::secrets::SecretsError) -> Refusal {

@@ -10,7 +10,7 @@ use gatehouse_core::config::{
 };
 use gatehouse_core::http::{self as web, Location, Request, Response};
 use gatehouse_core::pages::{Locale, Page};
-use gatehouse_core::secrets::SecretStore;
+use gatehouse_core::secrets::{SecretStore, matched};
 use gatehouse_core::telemetry::{self, Metric};
 use gatehouse_core::vault::{Vault, VaultError};
 use gatehouse_shopify::ShopDomain;
@@ -328,11 +328,4 @@ fn refused(surface: &'static str, code: &'static str) {
         telemetry::count(Metric::HmacRefused, &[("surface", surface)]);
     }
     tracing::info!(surface, code, "refused");
-}
-
-fn matched(surface: &'static str, generation: gatehouse_shopify::Generation) {
-    telemetry::count(
-        Metric::SecretMatched,
-        &[("surface", surface), ("generation", telemetry::generation_label(generation))],
-    );
 }

@@ -14,9 +14,10 @@ use gatehouse_core::config::{
 use gatehouse_core::http::{self as web, Location, Request, Response};
 use gatehouse_core::pages::{Locale, Page};
 use gatehouse_core::problem::Problem;
-use gatehouse_core::secrets::SecretStore;
+use gatehouse_core::secrets::{SecretStore, matched};
 use gatehouse_core::telemetry::{self, Metric};
 use gatehouse_core::vault::{LiveToken, Vault, VaultError};
+use gatehouse_shopify::ShopDomain;
 use gatehouse_shopify::begin::{self, FirstStep};
 use gatehouse_shopify::csp::{REAUTHORIZE_HEADER, RETRY_HEADER};
 use gatehouse_shopify::id_token::{AdminIdToken, IdTokenError, IdTokenFault};
@@ -24,7 +25,6 @@ use gatehouse_shopify::login::{self, Login, LoginError};
 use gatehouse_shopify::oauth::{OauthError, VerifiedLaunch};
 use gatehouse_shopify::query::Query;
 use gatehouse_shopify::redirect::{Origin, OwnPath};
-use gatehouse_shopify::{Generation, ShopDomain};
 use http::header::{self, HeaderName};
 use http::{Method, StatusCode};
 use lambda_runtime::Error;
@@ -533,11 +533,4 @@ fn name_of(text: &'static str) -> HeaderName {
 fn refused_token(error: Option<&IdTokenError>) {
     let code = error.map_or("no_bearer_token", IdTokenError::code);
     telemetry::count(Metric::IdTokenRefused, &[("code", code)]);
-}
-
-fn matched(surface: &'static str, generation: Generation) {
-    telemetry::count(
-        Metric::SecretMatched,
-        &[("surface", surface), ("generation", telemetry::generation_label(generation))],
-    );
 }

@@ -14,8 +14,8 @@ use gatehouse_core::http::{Request, Response, serve_or};
 use gatehouse_core::problem::Problem;
 use gatehouse_core::queue::{Envelope, Queues, from_eventbridge};
 use gatehouse_core::runtime::{Failure, Invocation};
-use gatehouse_core::secrets::SecretStore;
-use gatehouse_core::telemetry::{Metric, count, generation_label};
+use gatehouse_core::secrets::{self, SecretStore};
+use gatehouse_core::telemetry::{Metric, count};
 use gatehouse_shopify::signed_body::{BodyError, Headers};
 use gatehouse_shopify::{Timestamp, webhook};
 use http::StatusCode;
@@ -141,8 +141,7 @@ fn headers_of(request: &Request) -> Headers {
 /// While an old secret is still seen it must not be revoked.
 fn matched(envelope: &Envelope) {
     if let Some(generation) = envelope.secret_generation {
-        let label = generation_label(gatehouse_shopify::Generation(generation));
-        count(Metric::SecretMatched, &[("surface", "webhook"), ("generation", label)]);
+        secrets::matched("webhook", gatehouse_shopify::Generation(generation));
     }
 }
 

@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use clap::Args;
 use gatehouse_core::clock;
-use gatehouse_core::config::{LaunchSettings, Reader, ScopeSettings, ShopifySettings};
+use gatehouse_core::config::{InstallFlow, LaunchSettings, Reader, ScopeSettings, ShopifySettings};
 use gatehouse_core::seal::Purpose;
+use gatehouse_core::shopify_client::ShopifyClient;
 use gatehouse_core::store::Due;
 use gatehouse_shopify::redirect::Origin;
+use gatehouse_shopify::token::{self, Fault, TokenError, TokenRequest};
 use gatehouse_shopify::{Scopes, ShopDomain, Timestamp};
 use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
@@ -24,13 +26,18 @@ use crate::{CliError, queue, table};
 const CLOCK_SECS: i64 = 30;
 /// A shop that does not exist.
 const NOBODY: &str = "gatehouse-doctor.myshopify.com";
+/// The member of the secret that template.yaml generates beside a client secret that nobody knows.
+const PLACEHOLDER: &str = "placeholder";
 const COMPLIANCE: [&str; 3] = ["customers/data_request", "customers/redact", "shop/redact"];
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Where webhooks go; by default what the app's file says.
+    /// Where webhooks go; by default WEBHOOK_URL, which infra/env prints.
     #[arg(long)]
     webhook: Option<String>,
+    /// A shop that has the app installed, at which the client secret is tried; by default one of the table's.
+    #[arg(long, value_parser = |text: &str| ShopDomain::parse(text).map_err(|error| error.to_string()))]
+    shop: Option<ShopDomain>,
     /// The app as Shopify knows it.
     #[arg(long, default_value = "shopify.app.toml")]
     app: PathBuf,
@@ -82,6 +89,8 @@ impl Checks {
 struct Outside {
     launch: LaunchSettings,
     api: Origin,
+    sso: Origin,
+    webhook: Option<String>,
     scopes: ScopeSettings,
     shopify: ShopifySettings,
     client_id: String,
@@ -89,27 +98,43 @@ struct Outside {
 
 fn outside(r: &mut Reader<'_>) -> Option<Outside> {
     let (launch, api, scopes) = (LaunchSettings::read(r), r.origin("API_URL"), ScopeSettings::read(r));
-    let (shopify, client_id) = (ShopifySettings::read(r), r.text("SHOPIFY_API_KEY"));
-    Some(Outside { launch: launch?, api: api?, scopes: scopes?, shopify: shopify?, client_id: client_id? })
+    let (shopify, client_id, sso) = (ShopifySettings::read(r), r.text("SHOPIFY_API_KEY"), r.origin("SSO_URL"));
+    let webhook = r.parsed("WEBHOOK_URL", "must be an origin: scheme and host, no path", |text| {
+        Origin::parse(text).ok().map(|origin| Some(origin.as_str().to_owned()))
+    });
+    let (launch, api, sso, webhook, scopes) = (launch?, api?, sso?, webhook?, scopes?);
+    Some(Outside { launch, api, sso, webhook, scopes, shopify: shopify?, client_id: client_id? })
 }
 
 pub(crate) async fn run(arguments: &Arguments, target: &Target, json: bool) -> Result<bool, CliError> {
     let mut checks = Checks::default();
-    match target.open().await {
-        Ok(open) => inside(&mut checks, &open).await,
+    let open = target.open().await;
+    match &open {
+        Ok(open) => inside(&mut checks, open).await,
         Err(error) => checks.push("settings of the functions", Verdict::Wrong, error.to_string()),
     }
     match target.read(outside) {
         Ok(settings) => {
             checks.push("settings of the doors", Verdict::Right, "");
             let app = read_toml(&arguments.app);
+            // Never what the app's file says: that is what is to be compared with it.
             let webhook = arguments.webhook.clone().or(target.webhook().map(str::to_owned));
-            let webhook = webhook.or_else(|| app.as_ref().ok().and_then(compliance_uri));
+            let webhook = webhook.or_else(|| settings.webhook.clone());
+            if let Ok(open) = &open {
+                accepted(&mut checks, open, &settings, arguments.shop.as_ref()).await;
+            }
             let client = client(&settings, webhook.as_deref())?;
             doors(&mut checks, &client, &settings, webhook.as_deref()).await;
-            if let (Ok(app), false) = (&app, target.is_local()) {
-                let astray = astray(app, settings.api.as_str(), webhook.as_deref());
-                checks.expect("addresses of the app proxy and the webhooks", astray.is_empty(), astray.join("; "));
+            match (&app, &webhook, target.is_local()) {
+                (Ok(app), Some(webhook), false) => {
+                    let astray = astray(app, settings.api.as_str(), webhook);
+                    checks.expect("addresses of the app proxy and the webhooks", astray.is_empty(), astray.join("; "));
+                }
+                (Ok(_), None, false) => {
+                    let unknown = "WEBHOOK_URL is not set: infra/env prints it, --webhook names it";
+                    checks.push("addresses of the app proxy and the webhooks", Verdict::Wrong, unknown);
+                }
+                _ => {}
             }
             agreement(&mut checks, &settings, app, &arguments.app, target.is_local());
             template(&mut checks, &arguments.template, &arguments.app);
@@ -131,8 +156,16 @@ pub(crate) async fn run(arguments: &Arguments, target: &Target, json: bool) -> R
 
 /// What the operator's own permissions reach.
 async fn inside(checks: &mut Checks, open: &Open) {
-    let secrets = open.secrets.get().await.map(drop).map_err(|e| e.to_string());
-    checks.expect("the app's secret is readable", secrets.is_ok(), secrets.err().unwrap_or_default());
+    match open.secrets.get().await {
+        Ok(secrets) => {
+            checks.push("the app's secret is readable", Verdict::Right, "");
+            let generated = "it is what the deployment generated: put the app's own there (docs/DEPLOY.md, 3), and leave out \
+                             the member `placeholder`";
+            let own = secrets.named(PLACEHOLDER).is_none();
+            checks.expect("the client secret was set", own, generated);
+        }
+        Err(error) => checks.push("the app's secret is readable", Verdict::Wrong, error.to_string()),
+    }
     let shard = Due::Install.shards().next().unwrap_or_default();
     let index = open.vault.table().due(&shard, clock::now(), None, 1).await.map(drop).map_err(|e| e.to_string());
     checks.expect("the table and its index answer", index.is_ok(), index.err().unwrap_or_default());
@@ -157,10 +190,57 @@ async fn inside(checks: &mut Checks, open: &Open) {
     }
 }
 
+/// Tries client id and secret at Shopify's token endpoint, with an authorization code that nobody issued: Shopify looks at the
+/// credentials first, and a code that is none gives nothing and takes nothing away
+/// (<https://shopify.dev/docs/apps/build/authentication-authorization/access-tokens/authorization-code-grant>).
+async fn accepted(checks: &mut Checks, open: &Open, settings: &Outside, shop: Option<&ShopDomain>) {
+    let name = "Shopify accepts the client id and the client secret";
+    let Ok(secrets) = open.secrets.get().await else {
+        return checks.push(name, Verdict::Skipped, "there is no secret to try");
+    };
+    let shop = match shop {
+        Some(shop) => Some(shop.clone()),
+        None => an_installed_shop(open).await,
+    };
+    let Some(shop) = shop else {
+        return checks.push(
+            name,
+            Verdict::Skipped,
+            "no shop has the app installed: name a development store with --shop",
+        );
+    };
+    let Ok(shopify) = ShopifyClient::new(settings.shopify.endpoint.clone()) else {
+        return checks.push(name, Verdict::Wrong, "the TLS stack does not start");
+    };
+    let client = token::Client { id: &settings.client_id, secret: secrets.client().current() };
+    let mode = token::Mode::Offline(token::Lifetime::Expiring);
+    let request = TokenRequest::code(&client, &shop, &"gatehouse-doctor".into(), mode);
+    match shopify.token(&request, Duration::from_secs(30)).await {
+        Err(TokenError { fault: Fault::CodeRefused, .. }) => checks.push(name, Verdict::Right, ""),
+        Err(TokenError { fault: fault @ (Fault::ClientRefused | Fault::AppNotFound), .. }) => {
+            checks.push(name, Verdict::Wrong, fault.to_string());
+        }
+        Err(error) => checks.push(name, Verdict::Skipped, format!("{shop} does not say: {error}")),
+        Ok(_) => checks.push(name, Verdict::Wrong, format!("{shop} gave a token for a code that nobody issued")),
+    }
+}
+
+async fn an_installed_shop(open: &Open) -> Option<ShopDomain> {
+    for shard in Due::Install.shards() {
+        if let Ok((rows, _)) = open.vault.table().due(&shard, Due::NEVER, None, 1).await
+            && let Some(row) = rows.into_iter().next()
+        {
+            return Some(row.shop);
+        }
+    }
+    None
+}
+
 /// Follows no redirects; knows `*.localhost`, which most resolvers do not.
 fn client(settings: &Outside, webhook: Option<&str>) -> Result<Client, CliError> {
     let launch = &settings.launch;
-    let addresses = [launch.app_url.as_str(), launch.callback_url.as_str(), settings.api.as_str()];
+    let addresses =
+        [launch.app_url.as_str(), launch.callback_url.as_str(), settings.api.as_str(), settings.sso.as_str()];
     let mut builder = Client::builder().redirect(reqwest::redirect::Policy::none()).timeout(Duration::from_secs(30));
     for url in addresses.into_iter().chain(webhook).filter_map(|address| url::Url::parse(address).ok()) {
         if let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default())
@@ -205,12 +285,16 @@ fn status(checks: &mut Checks, name: &str, answer: Result<Response, String>, wan
 
 async fn doors(checks: &mut Checks, client: &Client, settings: &Outside, webhook: Option<&str>) {
     let (app, callback) = (settings.launch.app_url.as_str(), settings.launch.callback_url.as_str());
-    let api = settings.api.as_str();
-    for (name, address) in [("app", Some(app)), ("callback", Some(callback)), ("API", Some(api)), ("webhooks", webhook)]
-    {
+    let (api, sso) = (settings.api.as_str(), settings.sso.as_str());
+    let all = [("app", Some(app)), ("callback", Some(callback)), ("API", Some(api)), ("sign-in", Some(sso))];
+    for (name, address) in all.into_iter().chain([("webhooks", webhook)]) {
         let name = format!("TLS: {name}");
         match address {
-            None => checks.push(name, Verdict::Wrong, "its address is not known: name it with --webhook"),
+            None => checks.push(
+                name,
+                Verdict::Wrong,
+                "its address is not known: infra/env prints it as WEBHOOK_URL, --webhook names it",
+            ),
             Some(address) if address.starts_with("http://") => {
                 checks.push(name, Verdict::Skipped, "plain http, which production refuses");
             }
@@ -270,6 +354,12 @@ async fn doors(checks: &mut Checks, client: &Client, settings: &Outside, webhook
     let callback = settings.launch.redirect_uri() + &forged;
     let answer = ask(client, Method::GET, &callback, &[]).await;
     status(checks, "a forged callback is refused", answer, &[400, 401, 403]);
+
+    let answer = ask(client, Method::GET, &format!("{sso}/login?shop={NOBODY}&provider=none"), &[]).await;
+    status(checks, "a sign-in that no store offers is refused", answer, &[400, 404]);
+    let forged = format!("{sso}/callback/{NOBODY}/none?code=x&state=x");
+    let answer = ask(client, Method::GET, &forged, &[]).await;
+    status(checks, "a forged return from a provider is refused", answer, &[400, 401, 403, 404]);
 
     let installation = format!("{api}/v1/installation");
     let answer = ask(client, Method::GET, &installation, &[]).await;
@@ -338,23 +428,19 @@ fn words(value: Option<&toml::Value>) -> Vec<&str> {
     value.and_then(toml::Value::as_array).into_iter().flatten().filter_map(toml::Value::as_str).collect()
 }
 
-fn compliance_uri(app: &toml::Table) -> Option<String> {
-    let of = subscriptions(app).find(|subscription| subscription.get("compliance_topics").is_some())?;
-    of.get("uri").and_then(toml::Value::as_str).map(str::to_owned)
-}
-
 /// What the app's file sends elsewhere than to this deployment: its app proxy belongs to the API, and deliveries over HTTPS
-/// have one address.
-fn astray(app: &toml::Table, api: &str, webhook: Option<&str>) -> Vec<String> {
+/// have one address, which the deployment says and not this file.
+fn astray(app: &toml::Table, api: &str, webhook: &str) -> Vec<String> {
     let mut astray = Vec::new();
     let proxy = app.get("app_proxy").and_then(|proxy| proxy.get("url")).and_then(toml::Value::as_str);
     if let Some(url) = proxy.filter(|url| url.trim_end_matches('/') != format!("{api}/proxy")) {
         astray.push(format!("app_proxy: {url}, not {api}/proxy"));
     }
     let uris = subscriptions(app).filter_map(|subscription| subscription.get("uri")?.as_str());
-    let https: Vec<_> = uris.filter(|uri| uri.starts_with("https://")).map(|uri| uri.trim_end_matches('/')).collect();
-    let wanted = webhook.map(|uri| uri.trim_end_matches('/')).or(https.first().copied());
-    astray.extend(https.iter().filter(|uri| Some(**uri) != wanted).map(|uri| format!("a subscription: {uri}")));
+    let wanted = webhook.trim_end_matches('/');
+    // Those over EventBridge or Pub/Sub have other addresses.
+    let elsewhere = uris.filter(|uri| uri.contains("://") && uri.trim_end_matches('/') != wanted);
+    astray.extend(elsewhere.map(|uri| format!("a subscription: {uri}, not {wanted}")));
     astray
 }
 
@@ -388,6 +474,13 @@ fn agreement(checks: &mut Checks, settings: &Outside, app: Result<toml::Table, S
     let embedded = app.get("embedded").and_then(toml::Value::as_bool);
     let same = embedded == Some(settings.launch.embedded);
     checks.expect("embedded or not", same, format!("{file}: {embedded:?}; settings: {}", settings.launch.embedded));
+    let legacy = app.get("access_scopes").and_then(|s| s.get("use_legacy_install_flow")).and_then(toml::Value::as_bool);
+    let (legacy, by_code) = (legacy.unwrap_or(false), settings.launch.flow == InstallFlow::AuthorizationCode);
+    let said = format!(
+        "{file}: use_legacy_install_flow = {legacy}; settings: INSTALL_FLOW is {}",
+        named(settings.launch.flow)
+    );
+    checks.expect("install flow", legacy == by_code, said);
     if local {
         return checks.push("client id and addresses", Verdict::Skipped, "the local house has its own");
     }
@@ -417,17 +510,61 @@ fn template(checks: &mut Checks, path: &Path, app: &Path) {
         serde_yaml_ng::Value::String(text) => text.clone(),
         _ => String::new(),
     };
-    let section = |section: &str, name: &str| app.get(section).and_then(|s| s.get(name)).and_then(toml::Value::as_str);
-    let scopes = section("access_scopes", "scopes").unwrap_or_default();
-    let version = section("webhooks", "api_version").unwrap_or_default();
-    let same = Scopes::parse(&default("Scopes")).to_string() == Scopes::parse(scopes).to_string();
-    let right = same && default("ApiVersion") == version;
-    checks.expect(name, right, format!("scopes {scopes} and version {version} are not the template's"));
+    let apart = apart(&app, default);
+    checks.expect(name, apart.is_empty(), apart.join("; "));
+}
+
+/// As the setting `INSTALL_FLOW` has it.
+fn named(flow: InstallFlow) -> &'static str {
+    match flow {
+        InstallFlow::TokenExchange => "token_exchange",
+        InstallFlow::AuthorizationCode => "authorization_code",
+    }
+}
+
+/// Where the app's file says something else than the template's defaults.
+fn apart(app: &toml::Table, default: impl Fn(&str) -> String) -> Vec<String> {
+    let value = |section: &str, name: &str| app.get(section).and_then(|s| s.get(name));
+    let text = |section: &str, name: &str| value(section, name).and_then(toml::Value::as_str).unwrap_or_default();
+    let scopes = |text: &str| Scopes::parse(text).to_string();
+    let embedded = app.get("embedded").and_then(toml::Value::as_bool).unwrap_or(true);
+    let legacy = value("access_scopes", "use_legacy_install_flow").and_then(toml::Value::as_bool).unwrap_or(false);
+    let flow = named(if legacy { InstallFlow::AuthorizationCode } else { InstallFlow::TokenExchange });
+    let optional = words(value("access_scopes", "optional_scopes")).join(",");
+    [
+        ("Scopes", scopes(text("access_scopes", "scopes")), scopes(&default("Scopes"))),
+        ("OptionalScopes", scopes(&optional), scopes(&default("OptionalScopes"))),
+        ("ApiVersion", text("webhooks", "api_version").to_owned(), default("ApiVersion")),
+        ("Embedded", embedded.to_string(), default("Embedded")),
+        ("InstallFlow", flow.to_owned(), default("InstallFlow")),
+    ]
+    .into_iter()
+    .filter(|(_, file, template)| file != template)
+    .map(|(parameter, file, template)| format!("{parameter} is {template:?}, the app's file has {file:?}"))
+    .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_default_is_compared() {
+        let app: toml::Table = include_str!("../../../shopify.app.toml").parse().unwrap();
+        let good = |parameter: &str| match parameter {
+            "Scopes" => "read_orders,read_customers",
+            "ApiVersion" => "2026-10",
+            "Embedded" => "true",
+            "InstallFlow" => "token_exchange",
+            _ => "",
+        };
+        assert_eq!(apart(&app, |parameter| good(parameter).to_owned()), [""; 0]);
+        for changed in ["Scopes", "OptionalScopes", "ApiVersion", "Embedded", "InstallFlow"] {
+            let other = |parameter: &str| if parameter == changed { "write_themes" } else { good(parameter) };
+            let found = apart(&app, |parameter| other(parameter).to_owned());
+            assert!(found.len() == 1 && found[0].starts_with(changed), "{changed}: {found:?}");
+        }
+    }
 
     #[test]
     fn dates_are_read_as_servers_write_them() {
@@ -441,12 +578,14 @@ mod tests {
     fn addresses_elsewhere_are_seen() {
         let app: toml::Table = include_str!("../../../shopify.app.toml").parse().unwrap();
         let (api, hooks) = ("https://api.gatehouse.dev", "https://hooks.gatehouse.dev");
-        assert_eq!(astray(&app, api, Some(hooks)), Vec::<String>::new());
-        assert_eq!(astray(&app, api, None), Vec::<String>::new());
-        assert_eq!(astray(&app, "https://api.elsewhere.test", None).len(), 1);
-        assert!(astray(&app, api, Some("https://hooks.elsewhere.test")).len() > 1);
-        let two = "[[webhooks.subscriptions]]\nuri = \"https://a.test\"\n[[webhooks.subscriptions]]\nuri = \"https://b.test\"";
-        assert_eq!(astray(&two.parse().unwrap(), api, None), ["a subscription: https://b.test"]);
+        assert_eq!(astray(&app, api, hooks), Vec::<String>::new());
+        assert_eq!(astray(&app, "https://api.elsewhere.test", hooks).len(), 1);
+        assert!(astray(&app, api, "https://hooks.elsewhere.test").len() > 1);
+        let subscription = |uri: &str| format!("[[webhooks.subscriptions]]\nuri = \"{uri}\"\n");
+        let two =
+            ["https://a.test/", "http://a.test", "arn:aws:events:us-east-1::event-source/x"].map(subscription).concat();
+        let found = astray(&two.parse().unwrap(), api, "https://a.test");
+        assert_eq!(found, ["a subscription: http://a.test, not https://a.test"]);
     }
 
     #[test]

@@ -47,6 +47,17 @@ impl Desk {
         self.fed(arguments, "").await
     }
 
+    /// Runs the command as an operator does, without a house: with the settings that `infra/env` would print, so changed.
+    async fn outside(&self, harness: &Harness, settings: &[(&str, &str)], arguments: &[&str]) -> (i32, Value) {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_gatehouse"));
+        command.args(arguments).arg("--json").current_dir(root()).env_clear().envs(harness.local.settings());
+        command.envs(settings.iter().copied()).env("AWS_REGION", "us-east-1");
+        command.envs([("AWS_ACCESS_KEY_ID", "operator"), ("AWS_SECRET_ACCESS_KEY", "operator")]);
+        let output = command.output().await.unwrap();
+        let text = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+        (output.status.code().unwrap(), serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    }
+
     /// Runs the command with this on its standard input.
     async fn fed(&self, arguments: &[&str], input: &str) -> (i32, Value) {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_gatehouse"));
@@ -318,11 +329,13 @@ async fn the_doctor_finds_a_healthy_house_healthy_and_sees_every_check_fail() {
     harness.enqueue("privacy-dlq", "{}").await;
     let directory = tempfile::tempdir().unwrap();
     let app = directory.path().join("shopify.app.toml");
-    let text = "embedded = false\n[access_scopes]\nscopes = \"write_products\"\noptional_scopes = [\"read_themes\"]\n\
+    let text = "embedded = false\n[access_scopes]\nuse_legacy_install_flow = true\n\
+                scopes = \"write_products\"\noptional_scopes = [\"read_themes\"]\n\
                 [webhooks]\napi_version = \"2026-07\"\n";
     std::fs::write(&app, text).unwrap();
     let app = app.display().to_string();
-    let doors = [("APP_URL", &*careless), ("CALLBACK_URL", &*careless), ("API_URL", &*careless)];
+    let doors =
+        [("APP_URL", &*careless), ("CALLBACK_URL", &*careless), ("API_URL", &*careless), ("SSO_URL", &*careless)];
     let mut wrong = BTreeSet::new();
     let missing = "00000000-0000-0000-0000-000000000000";
     let inside = [("SHOPIFY_SECRETS", "nothing"), ("TABLE_NAME", "nothing"), ("KMS_KEY_ID", missing)];
@@ -338,12 +351,90 @@ async fn the_doctor_finds_a_healthy_house_healthy_and_sees_every_check_fail() {
         assert_eq!((code, &report["healthy"]), (1, &json!(false)), "{report:#}");
         wrong.extend(by_verdict(&report).remove("WRONG").unwrap_or_default());
     }
+    // What the template generates until the operator has put the app's own secret there.
+    put_secret(&harness, &json!({ "client_secret": "generated", "previous_client_secrets": [], "placeholder": "yes" }))
+        .await;
+    let (_, report) = Desk::of(&harness, &[], &[]).run(&["doctor"]).await;
+    wrong.extend(by_verdict(&report).remove("WRONG").unwrap_or_default());
     let unseen: Vec<_> = right.difference(&wrong).collect();
     assert!(unseen.is_empty(), "never seen failing: {unseen:?}");
 
     let desk = Desk::of(&harness, &[], &[]);
     let (_, report) = desk.run(&["doctor", "--webhook", "https://127.0.0.1:9"]).await;
     assert!(by_verdict(&report)["WRONG"].contains("TLS: webhooks"), "{report:#}");
+}
+
+async fn put_secret(harness: &Harness, value: &Value) {
+    let input = json!({ "SecretId": harness.setting("SHOPIFY_SECRETS"), "SecretString": value.to_string() });
+    harness.local.aws().call("secretsmanager", "PutSecretValue", &input).await.unwrap();
+}
+
+fn verdict<'r>(report: &'r Value, check: &str) -> (&'r str, &'r str) {
+    let all = report["checks"].as_array().unwrap_or_else(|| panic!("{report}"));
+    let found = all.iter().find(|c| c["check"] == check).unwrap_or_else(|| panic!("no {check} in {report:#}"));
+    (found["verdict"].as_str().unwrap(), found["detail"].as_str().unwrap())
+}
+
+#[tokio::test]
+async fn the_doctor_tries_the_client_secret_and_changes_nothing() {
+    const NAME: &str = "Shopify accepts the client id and the client secret";
+    let harness = Harness::with(Options { mappings: false, ..Options::default() }).await;
+    let desk = Desk::of(&harness, &[], &[]);
+    let (_, report) = desk.run(&["doctor"]).await;
+    assert_eq!(verdict(&report, NAME).0, "skipped", "no shop has the app installed");
+
+    // A shop of the table's, and the token that it has stays good.
+    let vault = harness.vault().await;
+    let demo = shop("gatehouse-demo");
+    import(&harness, &vault, &demo).await;
+    let before = harness.whole_table().await;
+    let (_, report) = desk.run(&["doctor"]).await;
+    assert_eq!(verdict(&report, NAME), ("ok", ""));
+    let (_, report) = desk.run(&["doctor", "--shop", "hinode-books.myshopify.com"]).await;
+    assert_eq!(verdict(&report, NAME), ("ok", ""), "one that the table does not know");
+    assert_eq!(harness.whole_table().await, before);
+
+    put_secret(&harness, &json!({ "client_secret": "another app's", "previous_client_secrets": [] })).await;
+    let (code, report) = desk.run(&["doctor"]).await;
+    let (found, why) = verdict(&report, NAME);
+    assert!(code == 1 && found == "WRONG" && why.contains("client secret"), "{report:#}");
+    assert_eq!(verdict(&report, "the client secret was set").0, "ok", "set, but to the wrong one");
+    let desk = Desk::of(&harness, &[("SHOPIFY_API_KEY", "00000000000000000000000000000000")], &[]);
+    let (_, report) = desk.run(&["doctor"]).await;
+    assert!(verdict(&report, NAME).1.contains("SHOPIFY_API_KEY"), "{report:#}");
+}
+
+/// On a deployment the addresses in the app's file are held against the deployment's own, never against themselves.
+#[tokio::test]
+async fn the_doctor_knows_where_deliveries_must_go() {
+    const NAME: &str = "addresses of the app proxy and the webhooks";
+    let harness = Harness::with(Options { mappings: false, ..Options::default() }).await;
+    let desk = Desk::of(&harness, &[], &[]);
+    let (hooks, api) = (&harness.local.addresses().webhook, harness.setting("API_URL"));
+    let app = desk.file("shopify.app.toml");
+    let write = |uri: &str| {
+        let text = format!(
+            "[app_proxy]\nurl = \"{api}/proxy\"\n[[webhooks.subscriptions]]\ncompliance_topics = \
+             [\"customers/data_request\", \"customers/redact\", \"shop/redact\"]\nuri = \"{uri}\"\n"
+        );
+        std::fs::write(&app, text).unwrap();
+    };
+    let arguments = ["doctor", "--app", &app];
+
+    write("https://hooks.another-stack.test");
+    let (_, report) = desk.outside(&harness, &[], &arguments).await;
+    let (found, why) = verdict(&report, NAME);
+    assert!(found == "WRONG" && why.contains("WEBHOOK_URL"), "without its own address it cannot say: {report:#}");
+    let (_, report) = desk.outside(&harness, &[("WEBHOOK_URL", hooks)], &arguments).await;
+    let (found, why) = verdict(&report, NAME);
+    assert!(found == "WRONG" && why.contains("another-stack"), "{report:#}");
+    assert_eq!(verdict(&report, "webhooks take POST only (405)").0, "ok", "it asks the deployment, not the file");
+
+    write(hooks);
+    let (_, report) = desk.outside(&harness, &[("WEBHOOK_URL", hooks)], &arguments).await;
+    assert_eq!(verdict(&report, NAME), ("ok", ""));
+    let (_, report) = desk.outside(&harness, &[], &[&arguments[..], &["--webhook", hooks]].concat()).await;
+    assert_eq!(verdict(&report, NAME), ("ok", ""));
 }
 
 #[tokio::test]

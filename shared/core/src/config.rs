@@ -110,6 +110,11 @@ pub static SETTINGS: &[Setting] = &[
         "https://cdn.shopify.com/shopifycloud/app-bridge.js",
         "http://admin.localhost:8080/shopifycloud/app-bridge.js",
     ),
+    optional(
+        "WEBHOOK_URL",
+        "Origin of the `webhook` function, for the operator's command alone: `infra/env` prints it.",
+        "https://hooks.gatehouse.dev",
+    ),
     optional("SHOPIFY_ENDPOINT_URL", "Another address for Shopify. Refused in production.", "http://127.0.0.1:8080"),
 ];
 

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_sdk_secretsmanager::error::ProvideErrorMetadata as _;
-use gatehouse_shopify::{ClientSecrets, SecretString, ShopDomain};
+use gatehouse_shopify::{ClientSecrets, Generation, SecretString, ShopDomain};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::Mutex;
 
-use crate::telemetry::{Metric, count};
+use crate::telemetry::{Metric, count, generation_label};
 
 /// How old cached secrets may get.
 pub const MAX_AGE: Duration = Duration::from_secs(5 * 60);
@@ -133,6 +133,15 @@ impl SecretsError {
             Self::Unavailable(_) => "secrets_unavailable",
             Self::Malformed(_) => "secrets_malformed",
         }
+    }
+}
+
+/// Counts which secret a signature was made with, and at which surface. One for all, so that the alarm for old secrets hears of
+/// each surface that there is, and of those that an app adds.
+pub fn matched(surface: &'static str, generation: Generation) {
+    count(Metric::SecretMatched, &[("surface", surface), ("generation", generation_label(generation))]);
+    if generation.0 > 0 {
+        count(Metric::OldSecretMatched, &[("surface", surface)]);
     }
 }
 

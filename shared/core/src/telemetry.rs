@@ -259,8 +259,10 @@ metrics! {
     TimedOut Count [];
     /// A signature that no accepted secret made.
     HmacRefused Count ["surface"];
-    /// Which client secret matched; while `generation` 1 or more is seen, the old secret must not be revoked.
+    /// Which client secret matched.
     SecretMatched Count ["surface", "generation"];
+    /// A client secret matched that is not the newest; while any is seen, the old secret must stay.
+    OldSecretMatched Count ["surface"];
     /// Secrets Manager did not answer; the cached secrets were used.
     SecretsStale Count [];
     /// A delivery stands in a queue.
@@ -380,7 +382,7 @@ fn emf(
     line
 }
 
-/// A small number as a dimension's value, for [`Metric::SecretMatched`].
+/// A small number as a dimension's value, for [`Metric::SecretMatched`], which `secrets::matched` counts.
 pub fn generation_label(generation: gatehouse_shopify::Generation) -> &'static str {
     ["0", "1", "2", "3", "4"].get(usize::from(generation.0)).copied().unwrap_or("more")
 }

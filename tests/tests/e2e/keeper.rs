@@ -85,9 +85,13 @@ async fn delivered(harness: &Harness) -> String {
     let answer = harness.local.shopify().act("webhook", &json!({ "topic": "orders/updated" })).await.unwrap();
     assert_eq!(answer["deliveries"][0]["status"], 200, "{answer}");
     let lines = harness.local.lambda().lines(Some("webhook"));
-    let mut metrics = lines.iter().filter_map(|line| serde_json::from_str::<Value>(&line.text).ok());
-    let last = metrics.rfind(|metric| metric.get("SecretMatched").is_some()).expect("a metric");
-    last["generation"].as_str().unwrap().to_owned()
+    let metrics: Vec<_> = lines.iter().filter_map(|line| serde_json::from_str::<Value>(&line.text).ok()).collect();
+    let last = metrics.iter().rposition(|metric| metric.get("SecretMatched").is_some()).expect("a metric");
+    let generation = metrics[last]["generation"].as_str().unwrap().to_owned();
+    // What `old-secret-seen` listens to.
+    let old = metrics[last..].iter().any(|metric| metric.get("OldSecretMatched").is_some());
+    assert_eq!(old, generation != "0");
+    generation
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 
+use gatehouse_core::telemetry::Metric;
 use serde_json::Value;
 
 use super::load::Template;
@@ -29,6 +30,7 @@ const KEY: Price =
 const SECRET: Price = price("Secrets Manager", "secret and month", 0.40, UNSEEN);
 const LOGS: Price = price("CloudWatch Logs", "GB taken in", 0.50, "factualminds.com, June 2026");
 const ALARM: Price = price("CloudWatch alarm", "metric in it and month", 0.10, "cloudburn.io, February 2026");
+const COMPOSITE: Price = price("CloudWatch composite alarm", "month", 0.50, UNSEEN);
 const METRIC: Price =
     price("CloudWatch metric of our own", "month in which it is written", 0.30, "signoz.io, February 2026");
 const DASHBOARD: Price = price("CloudWatch dashboard", "month", 3.00, "factualminds.com, June 2026");
@@ -49,6 +51,7 @@ const PRICES: &[Price] = &[
     SECRET,
     LOGS,
     ALARM,
+    COMPOSITE,
     METRIC,
     DASHBOARD,
     NAT,
@@ -60,6 +63,43 @@ const fn price(what: &'static str, per: &'static str, usd: f64, seen: &'static s
     Price { what, per, usd, seen }
 }
 
+/// What an embedded app with a mirror counts in a month without trouble: the metric, how many functions count it, and how many values
+/// its dimensions have for each. CloudWatch takes each name with each set of dimensions for a metric of its own, and each of ours is
+/// written by function alone and, where it has dimensions, with them too (`telemetry::emf`).
+const IN_USE: &[(Metric, u32, u32)] = &[
+    // Two queues.
+    (Metric::WebhookAccepted, 1, 2),
+    // The webhook's, launches, ID tokens: one surface each, the newest secret.
+    (Metric::SecretMatched, 3, 1),
+    (Metric::IdTokenRefused, 1, 2),
+    (Metric::DeliveryLag, 1, 0),
+    // Every topic of shopify.app.toml.
+    (Metric::JobDone, 1, 11),
+    (Metric::DuplicateDelivery, 1, 0),
+    (Metric::StaleDelivery, 1, 0),
+    // `install` and `api` exchange ID tokens.
+    (Metric::TokenAcquired, 2, 1),
+    // `api`, `worker` and `keeper` refresh.
+    (Metric::RefreshOk, 3, 0),
+    (Metric::KmsCall, 4, 0),
+    // Three topics.
+    (Metric::PrivacyReceived, 1, 3),
+    (Metric::PrivacyDone, 1, 3),
+    // Four tasks, with what they did and what they passed over.
+    (Metric::KeeperShop, 1, 8),
+    // The kinds of docs/PRIVACY.md.
+    (Metric::Retired, 1, 6),
+];
+
+/// How many metrics CloudWatch makes of one.
+fn written(metric: Metric, functions: u32, values: u32) -> u32 {
+    assert_eq!(metric.dimensions().is_empty(), values == 0, "{metric:?}");
+    functions * (1 + values)
+}
+
+/// Of each route with `DetailedMetricsEnabled`: Count, 4xx, 5xx, Latency, IntegrationLatency, DataProcessed
+/// (<https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-metrics.html>).
+const ROUTE_METRICS: f64 = 6.0;
 /// Hours of a month, as AWS counts them.
 const HOURS: f64 = 730.0;
 /// Connections with which Lambda polls an idle queue, each for 20 seconds.
@@ -128,12 +168,26 @@ pub(crate) fn markdown(template: &Template, alarms: &Template, network: &Templat
     let mappings = template.functions().find(|f| f.name == "worker").expect("the worker").resource;
     let mappings = mappings["Properties"]["Events"].as_object().expect("its queues").len();
     let polls = POLLERS * 3.0 * 60.0 * HOURS * f64::from(u32::try_from(mappings).expect("few")) / 1e6;
+    let own =
+        f64::from(IN_USE.iter().map(|(metric, functions, values)| written(*metric, *functions, *values)).sum::<u32>());
+    let stage = template.properties("ApiStage");
+    let settings = stage["RouteSettings"].as_object().into_iter().flat_map(|routes| routes.values());
+    let detailed =
+        settings.chain([&stage["DefaultRouteSettings"]]).filter(|route| route["DetailedMetricsEnabled"] == true);
+    let routes = f64::from(u32::try_from(detailed.count()).expect("few"));
+    let composites = count(alarms, "AWS::CloudWatch::CompositeAlarm");
     let fixed = [
         ("KMS key", "1".to_owned(), count(template, "AWS::KMS::Key") * KEY.usd),
         ("secret", "1".to_owned(), count(template, "AWS::SecretsManager::Secret") * SECRET.usd),
         ("alarms", format!("{} metrics", watched(alarms)), watched(alarms) * ALARM.usd),
+        ("composite alarms", format!("{composites}"), composites * COMPOSITE.usd),
         ("dashboard", "1".to_owned(), count(alarms, "AWS::CloudWatch::Dashboard") * DASHBOARD.usd),
-        ("our own metrics", "say 40 in use".to_owned(), 40.0 * METRIC.usd),
+        ("our own metrics", format!("{own} written in an ordinary month"), own * METRIC.usd),
+        (
+            "the routes' own metrics",
+            format!("{routes} routes, {ROUTE_METRICS} each"),
+            routes * ROUTE_METRICS * METRIC.usd,
+        ),
         ("`keeper`", format!("{keeper} runs of a second"), kept),
         (
             "polling idle queues",

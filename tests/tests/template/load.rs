@@ -25,9 +25,19 @@ pub(crate) struct Function {
 }
 
 impl Template {
-    /// `template.yaml`.
+    /// `template.yaml`, with what it includes and what stands beside it below `/Includes`, for rules that tie them together.
     pub(crate) fn main() -> Self {
-        Self::parse(&file("template.yaml"))
+        let mut main = Self::parse(&file("template.yaml"));
+        let include = |name: &str| (name.to_owned(), Self::parse(&file(&format!("infra/{name}.yaml"))).0);
+        main.0["Includes"] = Value::Object(["alarms", "edge", "front", "network"].map(include).into_iter().collect());
+        main
+    }
+
+    /// One of the templates in `infra/`, as it was read (or broken) with this one.
+    pub(crate) fn include(&self, name: &str) -> Self {
+        let include = &self.0["Includes"][name];
+        assert!(include.is_object(), "no infra/{name}.yaml");
+        Self(include.clone())
     }
 
     /// `infra/alarms.yaml`.

@@ -26,6 +26,8 @@ pub(crate) fn list(value: &Value) -> Vec<Value> {
 fn name(resource: &Value) -> String {
     let text = match resource {
         Value::String(text) => text.clone(),
+        // `!If [TwoKeys, both, Key]`: docs/ROLES.md says it once for all.
+        other if other["Fn::If"][0] == "TwoKeys" => name(&other["Fn::If"][2]),
         other => match (&other["Ref"], &other["Fn::GetAtt"][0], &other["Fn::Sub"]) {
             (Value::String(id), ..) | (_, Value::String(id), _) | (.., Value::String(id)) => id.clone(),
             _ => other.to_string(),

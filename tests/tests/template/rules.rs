@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+use super::alarms;
 use super::load::Template;
 use super::roles::{list, statements};
 
@@ -23,6 +24,12 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     ("doors", doors),
     ("logs", logs),
     ("parameters", parameters),
+    ("permissions", permissions),
+    ("edge", edge),
+    ("little traffic", alarms::little_traffic),
+    ("much traffic", alarms::much_traffic),
+    ("every door", alarms::every_door),
+    ("waiting", alarms::waiting),
 ];
 
 /// For each rule: where a template is changed, and to what, so that the rule must complain.
@@ -44,6 +51,11 @@ pub(crate) const BREAKS: &[(&str, &str, &str)] = &[
     ("storage", "/Resources/Bucket/Properties/PublicAccessBlockConfiguration/BlockPublicPolicy", "false"),
     ("storage", "/Resources/BucketPolicy/Properties/PolicyDocument/Statement/0/Effect", "\"Allow\""),
     ("storage", "/Resources/EventsQueue/Properties/KmsMasterKeyId", "null"),
+    (
+        "storage",
+        "/Resources/Secret/Properties/GenerateSecretString/SecretStringTemplate",
+        "\"{\\\"previous_client_secrets\\\": []}\"",
+    ),
     ("functions", "/Resources/ApiFunction/Properties/Role", "{\"Fn::GetAtt\": [\"WorkerRole\", \"Arn\"]}"),
     ("functions", "/Resources/ApiFunction/Properties/LoggingConfig/LogFormat", "\"Text\""),
     ("functions", "/Resources/ApiFunction/Properties/LoggingConfig/ApplicationLogLevel", "null"),
@@ -68,6 +80,16 @@ pub(crate) const BREAKS: &[(&str, &str, &str)] = &[
     ("keys", "/Resources/Key/Properties/KeyPolicy/Statement/0/Action/0", "\"kms:Decrypt\""),
     ("keys", "/Resources/Key/Properties/KeyPolicy/Statement/0/Action", "[\"kms:EnableKey\"]"),
     ("keys", "/Resources/Key/Properties/EnableKeyRotation", "false"),
+    (
+        "keys",
+        "/Resources/WebhookRole/Properties/Policies/0/PolicyDocument/Statement/5/Resource",
+        "{\"Fn::GetAtt\": [\"Key\", \"Arn\"]}",
+    ),
+    (
+        "keys",
+        "/Resources/KeeperFunction/Properties/Environment/Variables/KMS_KEY_ID",
+        "{\"Fn::GetAtt\": [\"Key\", \"Arn\"]}",
+    ),
     ("network", "/Resources/ApiRole/Properties/Policies/0/PolicyDocument/Statement/9", "null"),
     (
         "network",
@@ -104,6 +126,70 @@ pub(crate) const BREAKS: &[(&str, &str, &str)] = &[
         "/Rules/NotEmbeddedNeedsItsDomain/RuleCondition",
         "{\"Fn::Equals\": [{\"Ref\": \"Embedded\"}, \"true\"]}",
     ),
+    (
+        "parameters",
+        "/Rules/AnAddressNeedsTheOther/RuleCondition",
+        "{\"Fn::Equals\": [{\"Ref\": \"EgressAllocationA\"}, \"x\"]}",
+    ),
+    ("parameters", "/Rules/TheOtherAddressNeedsTheFirst/Assertions", "[]"),
+    ("kept", "/Includes/network/Resources/AddressA/DeletionPolicy", "\"Retain\""),
+    ("kept", "/Includes/network/Resources/AddressB/UpdateReplacePolicy", "\"Delete\""),
+    ("kept", "/Includes/network/Resources/AddressB/Condition", "null"),
+    (
+        "kept",
+        "/Includes/network/Resources/NatB/Properties/AllocationId",
+        "{\"Fn::GetAtt\": [\"AddressB\", \"AllocationId\"]}",
+    ),
+    ("kept", "/Resources/Network/Properties/Parameters/AllocationB", "{\"Ref\": \"EgressAllocationA\"}"),
+    (
+        "permissions",
+        "/Resources/ApiPermission/Properties/FunctionName",
+        "{\"Fn::GetAtt\": [\"InstallFunction\", \"Arn\"]}",
+    ),
+    ("permissions", "/Resources/ApiPermission/Properties/SourceArn", "null"),
+    ("permissions", "/Resources/ApiPermission/Properties/Principal", "\"*\""),
+    ("permissions", "/Resources/ApiRoute/Properties/Target", "{\"Fn::Sub\": \"integrations/${Other}\"}"),
+    ("permissions", "/Resources/BridgePermission/Condition", "\"StaticEgress\""),
+    ("permissions", "/Resources/BridgePermission/Properties/SourceArn", "{\"Fn::GetAtt\": [\"Bridge\", \"Arn\"]}"),
+    ("permissions", "/Resources/BridgePermission/Properties/Action", "\"lambda:*\""),
+    ("permissions", "/Resources/BridgeDeadLettersPolicy/Properties/Queues", "[{\"Ref\": \"EventsDeadLetters\"}]"),
+    ("permissions", "/Resources/BridgeDeadLettersPolicy/Properties/PolicyDocument/Statement/0/Condition", "null"),
+    ("permissions", "/Resources/BridgeDeadLettersPolicy/Properties/PolicyDocument/Statement/0/Principal", "\"*\""),
+    (
+        "edge",
+        "/Includes/edge/Resources/WebAcl/Properties/Rules/0/Statement/RateBasedStatement/ScopeDownStatement/NotStatement/Statement/OrStatement/Statements/1/AndStatement/Statements/1/OrStatement/Statements/0/ByteMatchStatement/SearchString",
+        "\"/apps\"",
+    ),
+    (
+        "edge",
+        "/Includes/edge/Resources/WebAcl/Properties/Rules/0/Statement/RateBasedStatement/ScopeDownStatement/NotStatement/Statement/OrStatement/Statements/1",
+        "{\"OrStatement\": {\"Statements\": []}}",
+    ),
+    (
+        "edge",
+        "/Includes/edge/Resources/WebAcl/Properties/Rules/0/Statement/RateBasedStatement/ScopeDownStatement",
+        "{\"OrStatement\": {\"Statements\": []}}",
+    ),
+    ("little traffic", "/Includes/alarms/Resources/WebhookErrorsAtAll/Properties/DatapointsToAlarm", "4"),
+    ("little traffic", "/Includes/alarms/Resources/ApiErrorsAtAll/Properties/AlarmActions", "[]"),
+    ("little traffic", "/Includes/alarms/Resources/InstallErrorsAtAll/Properties/Threshold", "2"),
+    ("little traffic", "/Includes/alarms/Resources/CallbackErrorsAtAll/Properties/MetricName", "\"Url4xxCount\""),
+    ("little traffic", "/Includes/alarms/Resources/QueueDown/Properties/Threshold", "2"),
+    ("little traffic", "/Includes/alarms/Resources/HmacRefusalsAtAll/Properties/Metrics", "[]"),
+    ("little traffic", "/Includes/alarms/Resources/RefreshStuck/Properties/AlarmActions", "[]"),
+    ("little traffic", "/Includes/alarms/Resources/NothingRefreshed/Properties/TreatMissingData", "\"notBreaching\""),
+    ("little traffic", "/Includes/alarms/Resources/NoDeliveries/Properties/TreatMissingData", "\"notBreaching\""),
+    ("little traffic", "/Includes/alarms/Resources/DeliveriesRefused/Properties/DatapointsToAlarm", "1"),
+    ("much traffic", "/Includes/alarms/Resources/WebhookErrors/Properties/Threshold", "61"),
+    ("much traffic", "/Includes/alarms/Resources/RefreshFailures/Properties/EvaluationPeriods", "4"),
+    ("waiting", "/Includes/alarms/Resources/EventsWait/Properties/Threshold", "900"),
+    ("waiting", "/Includes/alarms/Resources/PrivacyWaits/Properties/Threshold", "3600"),
+    ("waiting", "/Resources/EventsQueue/Properties/VisibilityTimeout", "3600"),
+    ("waiting", "/Includes/alarms/Resources/EventsBacklog/Properties/Statistic", "\"Maximum\""),
+    ("waiting", "/Includes/alarms/Resources/PrivacyBacklog/Properties/MetricName", "\"NumberOfMessagesSent\""),
+    ("every door", "/Includes/alarms/Resources/SsoThrottled/Properties/AlarmActions", "[]"),
+    ("every door", "/Includes/alarms/Resources/CallbackThrottled/Properties/MetricName", "\"Errors\""),
+    ("every door", "/Resources/WorkerFunction/Properties/FunctionUrlConfig", "{\"AuthType\": \"NONE\"}"),
 ];
 
 fn attribute(id: &str, name: &str) -> Value {
@@ -183,7 +269,23 @@ fn kept(template: &Template) -> Vec<String> {
             && r["UpdateReplacePolicy"] == "Retain"
     };
     let found = template.resources().filter(|(_, resource)| holds(resource) && !kept(resource));
-    found.map(|(id, _)| format!("{id} goes with the stack, or is in the way of the next")).collect()
+    let mut broken: Vec<_> =
+        found.map(|(id, _)| format!("{id} goes with the stack, or is in the way of the next")).collect();
+    // So do the addresses, and the next stack can take them up again.
+    let network = template.include("network");
+    for (letter, resource) in [("A", "AddressA"), ("B", "AddressB")] {
+        let address = &network.root()["Resources"][resource];
+        let stays = address["DeletionPolicy"] == "RetainExceptOnCreate" && address["UpdateReplacePolicy"] == "Retain";
+        let parameter = json!({"Ref": format!("Allocation{letter}")});
+        let either = json!({"Fn::If": ["NewAddresses", attribute(resource, "AllocationId"), parameter]});
+        let used = network.properties(&format!("Nat{letter}"))["AllocationId"] == either;
+        let given = template.properties("Network")["Parameters"][format!("Allocation{letter}")]
+            == json!({"Ref": format!("EgressAllocation{letter}")});
+        if !stays || address["Condition"] != "NewAddresses" || !used || !given {
+            broken.push(format!("{resource} goes with the stack, or the next stack cannot have it"));
+        }
+    }
+    broken
 }
 
 /// Encrypted under our key, private, recoverable.
@@ -220,7 +322,12 @@ fn storage(template: &Template) -> Vec<String> {
     let deny = &template.properties("BucketPolicy")["PolicyDocument"]["Statement"][0];
     let plain = json!({"Bool": {"aws:SecureTransport": "false"}});
     need(deny["Effect"] == "Deny" && deny["Condition"] == plain, "the bucket answers without TLS");
-    need(template.properties("Secret")["KmsKeyId"] == key, "the secret's key");
+    let secret = template.properties("Secret");
+    need(secret["KmsKeyId"] == key, "the secret's key");
+    // By this member `gatehouse doctor` knows a secret that nobody has set yet.
+    let generated = secret["GenerateSecretString"]["SecretStringTemplate"].as_str().unwrap_or_default();
+    let generated: Value = serde_json::from_str(generated).unwrap_or_default();
+    need(generated["placeholder"].is_string(), "a generated client secret looks like the app's own");
     for (id, queue) in template.of_type("AWS::SQS::Queue") {
         // EventBridge writes to its dead letters as a service, which has no part in our key.
         let sealed =
@@ -329,6 +436,24 @@ fn keys(template: &Template) -> Vec<String> {
             broken.push(format!("{role} opens {purposes:?}, not {wanted:?}"));
         }
     }
+    // With NewKeyArn: new data keys under that one, and both for every role, or what the former wrapped could not be opened, moved or
+    // read at rest.
+    let (own, new) = (attribute("Key", "Arn"), json!({"Ref": "NewKeyArn"}));
+    let both = json!({"Fn::If": ["TwoKeys", [own, new], own]});
+    for (role, _) in template.of_type("AWS::IAM::Role") {
+        for statement in statements(template, role) {
+            let kms = list(&statement["Action"]).iter().any(|a| a.as_str().is_some_and(|a| a.starts_with("kms:")));
+            if kms && statement["Resource"] != both {
+                broken.push(format!("{role} {}: not on both keys", statement["Sid"]));
+            }
+        }
+    }
+    let newest = json!({"Fn::If": ["TwoKeys", new, own]});
+    for function in template.functions() {
+        if template.variables(&function.name).get("KMS_KEY_ID").is_some_and(|key| *key != newest) {
+            broken.push(format!("{} goes on with the former key", function.name));
+        }
+    }
     let key = template.properties("Key");
     if key["EnableKeyRotation"] != true {
         broken.push("the key does not rotate".to_owned());
@@ -421,6 +546,124 @@ fn bridge(template: &Template) -> Vec<String> {
     broken
 }
 
+/// Who calls a function or sends to a queue by a policy of that resource is let in, for that one source: no flow of the local
+/// house asks such a policy, and without it a door or the bridge is dead.
+fn permissions(template: &Template) -> Vec<String> {
+    let mut broken = Vec::new();
+    let condition = |id: &str| template.root()["Resources"][id]["Condition"].clone();
+    let mut needed = BTreeSet::new();
+    let mut let_in = |caller: &str, function: &Value, principal: &str, source: &Value| {
+        let found = template.of_type("AWS::Lambda::Permission").find(|(id, permission)| {
+            permission["FunctionName"] == *function
+                && permission["Action"] == "lambda:InvokeFunction"
+                && permission["Principal"] == principal
+                && permission["SourceArn"] == *source
+                && condition(id) == condition(caller)
+        });
+        match found {
+            Some((id, _)) => drop(needed.insert(id.to_owned())),
+            None => broken.push(format!("{caller} may not call {function}")),
+        }
+    };
+    for (id, integration) in template.of_type("AWS::ApiGatewayV2::Integration") {
+        let api = integration["ApiId"]["Ref"].as_str().unwrap_or_default();
+        let source = format!("arn:${{AWS::Partition}}:execute-api:${{AWS::Region}}:${{AWS::AccountId}}:${{{api}}}/*");
+        let_in(id, &integration["IntegrationUri"], "apigateway.amazonaws.com", &json!({ "Fn::Sub": source }));
+    }
+    for (id, rule) in template.of_type("AWS::Events::Rule") {
+        for target in rule["Targets"].as_array().into_iter().flatten() {
+            let_in(id, &target["Arn"], "events.amazonaws.com", &attribute(id, "Arn"));
+        }
+    }
+    for (id, _) in template.of_type("AWS::Lambda::Permission") {
+        if !needed.contains(id) {
+            broken.push(format!("{id} lets in whom nothing here calls for"));
+        }
+    }
+    for (id, route) in template.of_type("AWS::ApiGatewayV2::Route") {
+        let integration = template.of_type("AWS::ApiGatewayV2::Integration").find(|(integration, properties)| {
+            route["Target"] == json!({ "Fn::Sub": format!("integrations/${{{integration}}}") })
+                && properties["ApiId"] == route["ApiId"]
+        });
+        if integration.is_none() {
+            broken.push(format!("{id} leads nowhere"));
+        }
+    }
+    for (id, rule) in template.of_type("AWS::Events::Rule") {
+        for target in rule["Targets"].as_array().into_iter().flatten() {
+            let dead = &target["DeadLetterConfig"]["Arn"];
+            let queue = owner(dead).unwrap_or_default();
+            let allowed = json!([{
+                "Effect": "Allow",
+                "Principal": {"Service": "events.amazonaws.com"},
+                "Action": "sqs:SendMessage",
+                "Resource": dead,
+                "Condition": {"ArnEquals": {"aws:SourceArn": attribute(id, "Arn")}},
+            }]);
+            let policy = template.of_type("AWS::SQS::QueuePolicy").find(|(policy, properties)| {
+                properties["Queues"] == json!([{"Ref": queue}])
+                    && properties["PolicyDocument"]["Statement"] == allowed
+                    && condition(policy) == condition(id)
+            });
+            if policy.is_none() {
+                broken.push(format!("{id} may not send to its dead letters"));
+            }
+        }
+    }
+    broken
+}
+
+/// The web ACL counts browsers by address, and what comes from Shopify's own few addresses not at all.
+fn edge(template: &Template) -> Vec<String> {
+    const CALLS: &[(&str, &str, bool)] = &[
+        ("hooks.${Domain}", "/", false),
+        ("api.${Domain}", "/proxy", false),
+        ("api.${Domain}", "/proxy/reviews", false),
+        ("api.${Domain}", "/flow/tag", false),
+        ("api.${Domain}", "/fulfillment/fulfillment_order_notification", false),
+        ("api.${Domain}", "/v1/customers", true),
+        ("api.${Domain}", "/ext/greeting", true),
+        ("app.${Domain}", "/", true),
+        // Another host's, by a path that is left out elsewhere.
+        ("app.${Domain}", "/proxy/reviews", true),
+        ("sso.${Domain}", "/login", true),
+    ];
+    let edge = template.include("edge");
+    let rules = edge.properties("WebAcl")["Rules"].as_array().cloned().unwrap_or_default();
+    let [rule] = rules.as_slice() else { return vec!["one rule".to_owned()] };
+    let scope = &rule["Statement"]["RateBasedStatement"]["ScopeDownStatement"];
+    let wrong = CALLS.iter().filter(|(host, path, counted)| matches(scope, host, path) != *counted);
+    wrong
+        .map(|(host, path, counted)| format!("{host}{path} must {}be counted", if *counted { "" } else { "not " }))
+        .collect()
+}
+
+/// Whether a statement of a web ACL matches a request.
+fn matches(statement: &Value, host: &str, path: &str) -> bool {
+    let all = |of: &Value| of["Statements"].as_array().cloned().unwrap_or_default();
+    let Some((kind, inside)) = statement.as_object().and_then(|statement| statement.iter().next()) else {
+        return false;
+    };
+    match kind.as_str() {
+        "NotStatement" => !matches(&inside["Statement"], host, path),
+        "AndStatement" => all(inside).iter().all(|one| matches(one, host, path)),
+        "OrStatement" => all(inside).iter().any(|one| matches(one, host, path)),
+        "ByteMatchStatement" => {
+            let field = &inside["FieldToMatch"];
+            let text = if field["UriPath"].is_object() { path } else { host };
+            assert!(text == path || field["SingleHeader"]["Name"] == "host", "an unknown field: {field}");
+            let wanted =
+                inside["SearchString"].as_str().or(inside["SearchString"]["Fn::Sub"].as_str()).unwrap_or_default();
+            match inside["PositionalConstraint"].as_str() {
+                Some("EXACTLY") => text == wanted,
+                Some("STARTS_WITH") => text.starts_with(wanted),
+                other => panic!("an unknown constraint: {other:?}"),
+            }
+        }
+        other => panic!("an unknown statement: {other}"),
+    }
+}
+
 /// Who is reached from outside, and how.
 fn doors(template: &Template) -> Vec<String> {
     let mut broken = Vec::new();
@@ -472,6 +715,9 @@ fn parameters(template: &Template) -> Vec<String> {
         (&[("Embedded", "false")], false),
         (&[("Embedded", "false"), ("Domain", "gate.example")], false),
         (&[("Embedded", "false"), ("Domain", "gate.example"), ("CertificateArn", "arn")], true),
+        (&[("EgressAllocationA", "eipalloc-1")], false),
+        (&[("EgressAllocationB", "eipalloc-2")], false),
+        (&[("EgressAllocationA", "eipalloc-1"), ("EgressAllocationB", "eipalloc-2")], true),
     ];
     let rules = template.root()["Rules"].as_object().expect("there are rules");
     let mut broken = Vec::new();
