@@ -455,7 +455,7 @@ async fn who_was_disabled_is_enabled_and_a_token_is_for_one_browser() {
     let made = browser.get(&callback).await;
     let elsewhere = harness.http.get(made.to()).header("x-forwarded-for", "203.0.113.9").send().await.unwrap();
     assert_eq!(elsewhere.status(), 400);
-    assert!(elsewhere.text().await.unwrap().contains("made for another address"));
+    assert!(elsewhere.text().await.unwrap().contains("You are not authorized to use Multipass login"));
     assert_eq!(browser.get(made.to()).await.status, 302, "and it is not spent by that");
 }
 
