@@ -489,6 +489,21 @@ fn addresses_that_nobody_verified() {
     }
     assert_eq!(outcome(Value::Null, &company), Some(FlowError::EmailNotVerified));
     assert_eq!(outcome(Value::Null, &trusted), None);
+    // A member that is there and `null` says as little as one that is not there.
+    let mut nulls = claims(&es256("company"));
+    for name in ["email_verified", "given_name", "family_name", "azp", "nbf", "at_hash"] {
+        nulls[name] = Value::Null;
+    }
+    let nulls = check_at(&es256("company"), &token(&EC_KEY, "k1", &nulls), NOW).ok().unwrap();
+    assert!(nulls.person.is_incomplete(&company), "UserInfo is asked for its word");
+    assert_eq!(payload(&nulls, &trusted, None).err(), None);
+    assert_eq!(payload(&nulls, &company, None).err(), Some(FlowError::EmailNotVerified));
+    let info = json!({"sub": "u-1", "email": "a@b.co", "email_verified": true});
+    let merged = merge_userinfo(nulls, info.to_string().as_bytes()).ok().unwrap();
+    assert_eq!(payload(&merged, &company, None).err(), None);
+    let info = json!({"sub": "u-1", "email": null, "email_verified": null});
+    let merged = merge_userinfo(proven(json!({})), info.to_string().as_bytes()).ok().unwrap();
+    assert_eq!(payload(&merged, &company, None).err(), None);
     let of = |email: Value| payload(&proven(json!({"email": email})), &company, None).err();
     assert_eq!(of(Value::Null), Some(FlowError::EmailMissing));
     assert_eq!(of(json!("")), Some(FlowError::EmailMissing));

@@ -277,7 +277,8 @@ fn address<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<S
 
 /// Some providers write `"true"`. What is neither truth nor falsehood is no proof.
 fn verified<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
-    Ok(Some(match Truth::deserialize(deserializer)? {
+    // A `null` says nothing: it is no `false`.
+    Ok(Option::<Truth>::deserialize(deserializer)?.map(|said| match said {
         Truth::Plain(truth) => truth,
         Truth::Text(text) => text == "true",
         Truth::Other(_) => false,
