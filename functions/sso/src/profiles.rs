@@ -70,6 +70,20 @@ impl Profile {
         }
     }
 
+    /// Whether a first request may ask for this. `none` never: it turns everybody away who is not logged in there yet.
+    ///
+    /// Google does not know `login` (<https://developers.google.com/identity/openid-connect/openid-connect>), nor LINE
+    /// `select_account` (<https://developers.line.biz/en/docs/line-login/integrate-line-login/>); what others know is
+    /// theirs to say.
+    fn takes_prompt(self, prompt: &str) -> bool {
+        let each = |word: &str| match self {
+            Self::Google => matches!(word, "consent" | "select_account"),
+            Self::Line => matches!(word, "consent" | "login"),
+            Self::Generic | Self::Auth0 => !matches!(word, "" | "none"),
+        };
+        prompt.split(' ').all(each)
+    }
+
     fn algorithms(self) -> &'static [Alg] {
         match self {
             Self::Line => &[Alg::Hs256, Alg::Es256],
@@ -188,16 +202,42 @@ fn yes() -> bool {
     true
 }
 
+/// The setting's members as they stand there: a map would keep the last of two that have one name.
+struct Texts(Vec<(String, StoreText)>);
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> serde::de::Visitor<'de> for Members {
+            type Value = Texts;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("stores by domain")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Texts, A::Error> {
+                let mut all = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    all.push(member);
+                }
+                Ok(Texts(all))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
 impl Stores {
     /// What a wrong setting is told.
     pub const RULE: &'static str = "must be JSON as in docs/CUSTOMER-LOGIN.md: stores by myshopify.com domain, each with \
-                                    providers; HS256 for LINE only; a namespace for each issuer; https issuers in \
-                                    production";
+                                    providers; each store once; HS256 for LINE only; a prompt that the provider knows; a \
+                                    namespace for each issuer; https issuers in production";
 
     /// Reads the setting. `None` when anything is wrong: a login that is half configured is none.
     pub fn parse(text: &str, https_only: bool) -> Option<Self> {
-        let texts: BTreeMap<String, StoreText> = serde_json::from_str(text).ok()?;
-        if texts.len() > MAX_ENTRIES {
+        let Texts(texts) = serde_json::from_str(text).ok()?;
+        let count = texts.len();
+        if count > MAX_ENTRIES {
             return None;
         }
         let store = |(domain, text): (String, StoreText)| {
@@ -215,7 +255,9 @@ impl Stores {
             }
             Some((shop, Store { hosts, providers, bind_ip: text.bind_ip, link_existing: text.link_existing }))
         };
-        texts.into_iter().map(store).collect::<Option<_>>().map(Self)
+        let stores: BTreeMap<_, _> = texts.into_iter().map(store).collect::<Option<_>>()?;
+        // One store in two spellings, or twice in one, of which the last would win in silence.
+        (stores.len() == count).then_some(Self(stores))
     }
 
     /// The login of one store, if it has one.
@@ -281,7 +323,7 @@ fn provider(text: ProviderText, https_only: bool) -> Option<Provider> {
         && !algorithms.is_empty()
         // Attack: where HS256 is allowed beside RS256, the public key, which everybody has, would be the secret.
         && (text.profile == Profile::Line || !algorithms.contains(&Alg::Hs256))
-        && text.prompt.as_deref().is_none_or(words);
+        && text.prompt.as_deref().is_none_or(|prompt| words(prompt) && text.profile.takes_prompt(prompt));
     good.then_some(Provider {
         name: text.name,
         profile: text.profile,
@@ -358,6 +400,8 @@ pub(crate) mod tests {
             Stores::parse(&TEXT.replacen(from, to, 1), true).is_some()
         };
         assert!(with("us0", "us1"));
+        assert!(with(r#""secret": "s3""#, r#""secret": "s3", "prompt": "consent select_account""#));
+        assert!(with(r#""secret": "s4""#, r#""secret": "s4", "prompt": "login""#));
         // One issuer's two clients may share its subjects' namespace.
         assert!(with(
             r#""secret": "s1"}"#,
@@ -393,6 +437,15 @@ pub(crate) mod tests {
                 r#""secret": "s2", "identifier": false}, {"name": "y", "profile": "line", "client_id": "1", "secret": "s", "namespace": "auth0""#,
             ),
             (r#""prompt": "login""#, r#""prompt": "login\n""#),
+            (r#""prompt": "login""#, r#""prompt": "none""#),
+            (r#""prompt": "login""#, r#""prompt": """#),
+            // What Google and LINE do not know.
+            (r#""secret": "s3""#, r#""secret": "s3", "prompt": "login""#),
+            (r#""secret": "s3""#, r#""secret": "s3", "prompt": "none""#),
+            (r#""secret": "s4""#, r#""secret": "s4", "prompt": "select_account""#),
+            // One store twice, in one spelling or in two.
+            ("b.myshopify.com", "a.myshopify.com"),
+            ("b.myshopify.com", "A.MyShopify.com"),
         ] {
             assert!(!with(from, to), "{from} -> {to}");
         }
