@@ -17,28 +17,68 @@ const MAX_NAME: usize = 32;
 /// The most stores, and the most providers of one store.
 const MAX_ENTRIES: usize = 100;
 
-/// A signature algorithm of ID tokens. `none` is not among them, and never will be.
+/// A signature algorithm of ID tokens (RFC 7518, RFC 8037). `none` is not among them, and never will be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub enum Alg {
     /// RSA PKCS #1 v1.5 with SHA-256.
     #[serde(rename = "RS256")]
     Rs256,
+    /// RSA PKCS #1 v1.5 with SHA-384.
+    #[serde(rename = "RS384")]
+    Rs384,
+    /// RSA PKCS #1 v1.5 with SHA-512.
+    #[serde(rename = "RS512")]
+    Rs512,
+    /// RSA PSS with SHA-256.
+    #[serde(rename = "PS256")]
+    Ps256,
+    /// RSA PSS with SHA-384.
+    #[serde(rename = "PS384")]
+    Ps384,
+    /// RSA PSS with SHA-512.
+    #[serde(rename = "PS512")]
+    Ps512,
     /// ECDSA on P-256 with SHA-256.
     #[serde(rename = "ES256")]
     Es256,
+    /// ECDSA on P-384 with SHA-384.
+    #[serde(rename = "ES384")]
+    Es384,
+    /// Ed25519.
+    #[serde(rename = "EdDSA")]
+    EdDsa,
     /// HMAC with SHA-256 under the client secret; LINE only.
     #[serde(rename = "HS256")]
     Hs256,
 }
 
+/// A kind of public key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyKind {
+    /// RSA.
+    Rsa,
+    /// The curve P-256.
+    P256,
+    /// The curve P-384.
+    P384,
+    /// Edwards's curve 25519.
+    Ed25519,
+}
+
 impl Alg {
     /// As it stands in a token's header. `None` for every other algorithm.
     pub fn parse(text: &str) -> Option<Self> {
-        match text {
-            "RS256" => Some(Self::Rs256),
-            "ES256" => Some(Self::Es256),
-            "HS256" => Some(Self::Hs256),
-            _ => None,
+        Self::deserialize(serde::de::value::StrDeserializer::<serde::de::value::Error>::new(text)).ok()
+    }
+
+    /// The kind of key that it needs; `None` for the one with a secret.
+    pub fn key(self) -> Option<KeyKind> {
+        match self {
+            Self::Rs256 | Self::Rs384 | Self::Rs512 | Self::Ps256 | Self::Ps384 | Self::Ps512 => Some(KeyKind::Rsa),
+            Self::Es256 => Some(KeyKind::P256),
+            Self::Es384 => Some(KeyKind::P384),
+            Self::EdDsa => Some(KeyKind::Ed25519),
+            Self::Hs256 => None,
         }
     }
 }
@@ -115,7 +155,7 @@ pub struct Provider {
     pub trust_email: bool,
     /// What stands before the subject in Shopify's `identifier`; `None` sends no identifier.
     pub namespace: Option<String>,
-    /// The provider's logout, where its discovery document does not name it.
+    /// The provider's logout; counts before the one that its discovery document names.
     pub end_session_endpoint: Option<Url>,
 }
 
@@ -131,12 +171,12 @@ impl Provider {
         format!("{}/.well-known/openid-configuration", self.issuer.trim_end_matches('/'))
     }
 
-    /// The provider's own logout, where the document may leave it out.
-    pub fn fallback_logout(&self) -> Option<Url> {
-        self.end_session_endpoint.clone().or_else(|| match self.profile {
+    /// The logout that providers of this profile have, where the document leaves it out.
+    pub fn profiles_logout(&self) -> Option<Url> {
+        match self.profile {
             Profile::Auth0 => Url::parse(&self.issuer).ok()?.join("oidc/logout").ok(),
             _ => None,
-        })
+        }
     }
 }
 
@@ -380,11 +420,11 @@ pub(crate) mod tests {
         );
         let auth0 = a.provider(Some("auth0")).unwrap();
         assert_eq!(auth0.discovery_url(), "https://t.auth0.com/.well-known/openid-configuration");
-        assert_eq!(auth0.fallback_logout().unwrap().as_str(), "https://t.auth0.com/oidc/logout");
+        assert_eq!(auth0.profiles_logout().unwrap().as_str(), "https://t.auth0.com/oidc/logout");
         let google = a.provider(Some("google")).unwrap();
         assert!(google.is_issued_by("accounts.google.com") && google.is_issued_by("https://accounts.google.com"));
         assert!(!google.is_issued_by("https://accounts.google.com/"));
-        assert!(google.fallback_logout().is_none());
+        assert!(google.profiles_logout().is_none());
         assert!(!a.provider(Some("company")).unwrap().is_issued_by("id.example.com"));
         let b = stores.of(&shop("b")).unwrap();
         assert_eq!(b.hosts.login().as_str(), "b.myshopify.com");
