@@ -1,4 +1,4 @@
-//! Against software that nobody here wrote: customer login with an OpenID provider from PyPI and two implementations of
+//! Against software that nobody here wrote: customer login with an OpenID provider from PyPI and three implementations of
 //! Multipass from npm, the API with a tester of OpenAPI documents from PyPI, the whole checkout with Shopify's own scanner from
 //! npm. They are installed into the target directory; where the registries cannot be reached the tests say so and pass, unless
 //! `GATEHOUSE_REQUIRE_INTEROP=1`, as in CI, asks for them.
@@ -21,7 +21,7 @@ use gatehouse_tests::installed::{MockProvider, directory, installed};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-const LIBRARIES: [&str; 2] = ["multipassify@1.1.0", "multipass-js@0.1.6"];
+const LIBRARIES: [&str; 3] = ["multipassify@1.1.0", "@nobu-shopify/multipass@1.0.1", "multipass-js@0.1.6"];
 
 #[tokio::test]
 async fn a_provider_that_nobody_here_wrote() {
@@ -66,8 +66,16 @@ crypto.randomBytes = () => Buffer.from(input.iv, "hex");
 Date.prototype.toISOString = () => input.customer.created_at;
 const multipassify = require("multipassify");
 const { Multipass } = require("multipass-js");
+// The third brings ciphers of its own (crypto-js). It is an ES module that Node cannot load: its two lines of module syntax
+// are rewritten, and nothing else.
+const CryptoJS = require("crypto-js");
+CryptoJS.lib.WordArray.random = () => CryptoJS.enc.Hex.parse(input.iv);
+const source = require("fs").readFileSync(require.resolve("@nobu-shopify/multipass"), "utf8");
+const plain = source.replace(/^import \{(.*)\} from 'crypto-js';$/m, "const {$1} = CryptoJS;").replace("export class", "return class");
+const Nobu = new Function("CryptoJS", "console", plain)(CryptoJS, { log: () => {} });
 const copy = () => JSON.parse(JSON.stringify(input.customer));
-// multipass-js puts created_at and return_to first; its own order is given back for comparison.
+// multipass-js puts created_at and return_to first, so its token is never ours: its own order is given back, and what our
+// cipher and our MAC make of that is compared.
 const js = Object.assign({ created_at: input.customer.created_at, return_to: input.customer.return_to }, copy());
 // Neither library opens tokens, but each has derived its keys and has its own signature: layout IV, ciphertext, MAC.
 const open = (library) => {
@@ -79,6 +87,7 @@ const open = (library) => {
 };
 console.log(JSON.stringify({
   multipassify: new multipassify(input.secret).encode(copy()),
+  nobu: new Nobu(input.secret).generateToken(copy()),
   multipass_js: new Multipass(input.secret).withCustomerData(copy()).token(),
   multipass_js_plaintext: JSON.stringify(js),
   opened: [open(new multipassify(input.secret)), open(new Multipass(input.secret))],
@@ -90,7 +99,7 @@ async fn tokens_are_those_of_two_other_implementations_byte_for_byte() {
     let node = directory("node");
     let mut npm = Command::new("npm");
     npm.args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"]).arg(&node).args(LIBRARIES);
-    if !installed("multipassify and multipass-js", &mut npm).await {
+    if !installed("multipassify, @nobu-shopify/multipass and multipass-js", &mut npm).await {
         return;
     }
     let hosts = StoreHosts::new(StoreDomain::parse("shop.example.com").unwrap(), Vec::new());
@@ -120,11 +129,13 @@ async fn tokens_are_those_of_two_other_implementations_byte_for_byte() {
         let theirs = run(&node, &input).await;
         let said: Value = serde_json::from_str(&payload).unwrap();
         assert_eq!(theirs["opened"], json!([said, said]), "what either library's keys open");
-        assert_eq!(theirs["multipassify"], token.expose(), "{payload}");
+        for library in ["multipassify", "nobu"] {
+            assert_eq!(theirs[library], token.expose(), "{library}: {payload}");
+        }
         let plaintext = theirs["multipass_js_plaintext"].as_str().unwrap();
         assert_eq!(theirs["multipass_js"], ours.keys().seal(iv, plaintext.as_bytes()).expose(), "{plaintext}");
-        for theirs in [&theirs["multipassify"], &theirs["multipass_js"]] {
-            let opened = multipass::open(std::slice::from_ref(&ours), theirs.as_str().unwrap());
+        for library in ["multipassify", "nobu", "multipass_js"] {
+            let opened = multipass::open(std::slice::from_ref(&ours), theirs[library].as_str().unwrap());
             let opened = opened.unwrap_or_else(|error| panic!("{error}"));
             assert!(opened.payload == customer.payload(now) && opened.is_live(now));
         }

@@ -17,11 +17,11 @@ use serde_json::{Value, json};
 
 use crate::flow::{self, FlowError, Journey, wish};
 use crate::oidc::{
-    Expected, KeySet, LEEWAY_SECS, MAX_DOCUMENT, Metadata, OidcError, Proven, TokenAnswer, check_id_token,
-    merge_userinfo,
+    Document, Expected, KeySet, LEEWAY_SECS, MAX_DOCUMENT, Metadata, OidcError, Proven, ProviderCode, TokenAnswer,
+    check_id_token, merge_userinfo,
 };
-use crate::profiles::Provider;
 use crate::profiles::tests::{provider_of, shop, stores};
+use crate::profiles::{Alg, Provider};
 
 const NOW: Timestamp = Timestamp::from_secs(1_795_219_200);
 const NONCE: &str = "the-nonce-of-this-login";
@@ -134,6 +134,81 @@ fn none_and_confused_algorithms() {
 }
 
 #[test]
+fn every_algorithm_is_taken_where_it_is_configured_and_nowhere_else() {
+    use aws_lc_rs::rsa::KeySize;
+    use aws_lc_rs::signature::{self as sig, Ed25519KeyPair, RsaEncoding};
+    use sha2::Digest as _;
+    let random = SystemRandom::new();
+    let b64 = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let rsa = aws_lc_rs::rsa::KeyPair::generate(KeySize::Rsa2048).unwrap();
+    let p384 = EcdsaKeyPair::generate(&sig::ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
+    let ed = Ed25519KeyPair::generate().unwrap();
+    let (modulus, exponent) = (rsa.public_key().modulus(), rsa.public_key().exponent());
+    let (x, y) = p384.public_key().as_ref()[1..].split_at(48);
+    let set = json!({"keys": [
+        {"kty": "RSA", "kid": "rsa", "n": b64(modulus.big_endian_without_leading_zero()),
+         "e": b64(exponent.big_endian_without_leading_zero())},
+        {"kty": "EC", "crv": "P-384", "kid": "p384", "alg": "ES384", "x": b64(x), "y": b64(y)},
+        {"kty": "OKP", "crv": "Ed25519", "kid": "ed", "use": "sig", "alg": "EdDSA", "x": b64(ed.public_key().as_ref())},
+        // Each says that it is for another algorithm than its own.
+        {"kty": "OKP", "crv": "Ed25519", "kid": "wrong", "alg": "ES256", "x": b64(ed.public_key().as_ref())},
+        {"kty": "RSA", "kid": "narrow", "alg": "RS256", "n": b64(modulus.big_endian_without_leading_zero()),
+         "e": b64(exponent.big_endian_without_leading_zero())},
+    ]});
+    let keys = KeySet::parse(set.to_string().as_bytes()).unwrap();
+    let by_rsa = |encoding: &'static dyn RsaEncoding, signed: &[u8]| {
+        let mut signature = vec![0; rsa.public_modulus_len()];
+        rsa.sign(encoding, &SystemRandom::new(), signed, &mut signature).unwrap();
+        signature
+    };
+    let sign = |alg: &str, signed: &[u8]| match alg {
+        "RS256" => by_rsa(&sig::RSA_PKCS1_SHA256, signed),
+        "RS384" => by_rsa(&sig::RSA_PKCS1_SHA384, signed),
+        "RS512" => by_rsa(&sig::RSA_PKCS1_SHA512, signed),
+        "PS256" => by_rsa(&sig::RSA_PSS_SHA256, signed),
+        "PS384" => by_rsa(&sig::RSA_PSS_SHA384, signed),
+        "PS512" => by_rsa(&sig::RSA_PSS_SHA512, signed),
+        "ES384" => p384.sign(&random, signed).unwrap().as_ref().to_vec(),
+        _ => ed.sign(signed).as_ref().to_vec(),
+    };
+    let half = |digest: &[u8]| b64(&digest[..digest.len() / 2]);
+    let hashes = [
+        half(&sha2::Sha256::digest(b"access")),
+        half(&sha2::Sha384::digest(b"access")),
+        half(&sha2::Sha512::digest(b"access")),
+    ];
+    let all = [
+        ("RS256", Alg::Rs256, "rsa", 0),
+        ("RS384", Alg::Rs384, "rsa", 1),
+        ("RS512", Alg::Rs512, "rsa", 2),
+        ("PS256", Alg::Ps256, "rsa", 0),
+        ("PS384", Alg::Ps384, "rsa", 1),
+        ("PS512", Alg::Ps512, "rsa", 2),
+        ("ES384", Alg::Es384, "p384", 1),
+        ("EdDSA", Alg::EdDsa, "ed", 2),
+    ];
+    for (name, alg, kid, hash) in all {
+        assert_eq!(Alg::parse(name), Some(alg));
+        let check = |allowed: Vec<Alg>, kid: &str, hash: &str| {
+            let provider = Provider { algorithms: allowed, ..provider_of("company") };
+            let claims = with(claims(&provider), "at_hash", json!(hash));
+            let signed = signed_part(&json!({"alg": name, "kid": kid}), &claims);
+            let token = format!("{signed}.{}", b64(&sign(name, signed.as_bytes())));
+            let (secret, access) = (SecretString::from("client-secret"), SecretString::from("access"));
+            let expected = Expected { provider: &provider, secret: &secret, nonce: NONCE, access_token: &access };
+            check_id_token(&token, Some(&keys), &expected, NOW).err()
+        };
+        assert_eq!(check(vec![alg], kid, &hashes[hash]), None, "{name}");
+        assert_eq!(check(vec![alg], kid, &hashes[(hash + 1) % 3]), Some(OidcError::WrongAccessToken), "{name}");
+        assert_eq!(check(vec![alg], "wrong", &hashes[hash]), Some(OidcError::UnknownKey), "{name}");
+        let narrow = check(vec![alg], "narrow", &hashes[hash]);
+        assert_eq!(narrow, if name == "RS256" { None } else { Some(OidcError::UnknownKey) }, "{name}");
+        let others = all.iter().map(|(_, other, ..)| *other).filter(|other| *other != alg).collect();
+        assert_eq!(check(others, kid, &hashes[hash]), Some(OidcError::AlgorithmNotAllowed), "{name}");
+    }
+}
+
+#[test]
 fn line_signs_with_its_secret_and_nothing_else() {
     let line = provider_of("line");
     let plain = with(claims(&line), "email_verified", Value::Null);
@@ -204,8 +279,8 @@ fn keys_that_can_be_factored() {
 fn documents_without_an_end() {
     let company = provider_of("company");
     let padded = |bytes: usize| document(json!({"padding": "x".repeat(bytes)}));
-    assert!(Metadata::parse(&padded(100_000), &company, true).is_ok());
-    let metadata = Metadata::parse(&padded(MAX_DOCUMENT), &company, true);
+    assert!(metadata_of(&padded(100_000), &company).is_ok());
+    let metadata = metadata_of(&padded(MAX_DOCUMENT), &company);
     assert!(matches!(metadata.err(), Some(OidcError::Malformed(_))));
     let keys = format!("{{\"keys\":[{}],\"padding\":\"{}\"}}", *EC_PUBLIC, "x".repeat(MAX_DOCUMENT));
     assert!(matches!(KeySet::parse(keys.as_bytes()).err(), Some(OidcError::Malformed(_))));
@@ -317,7 +392,21 @@ fn a_swapped_state() {
     }
     let code = |query: String| returned(&query).ok().unwrap().code.err();
     assert_eq!(code(format!("error=access_denied&state={}", state())), Some(FlowError::Cancelled));
-    assert_eq!(code(format!("error=server_error&code=abc&state={}", state())), Some(FlowError::ProviderError));
+    let code = |error: &str| code(format!("error={error}&code=abc&state={}", state())).unwrap();
+    for error in ["server_error", "temporarily_unavailable", "login_required", "consent_required"] {
+        let said = code(error);
+        assert_eq!((said.code(), said.provider_code(), said.is_operators()), ("provider_error", Some(error), false));
+    }
+    // What no other try can mend.
+    for error in ["invalid_scope", "unauthorized_client", "invalid_request", "unsupported_response_type"] {
+        let said = code(error);
+        assert_eq!((said.code(), said.provider_code(), said.is_operators()), ("request_refused", Some(error), true));
+    }
+    // Attack: a name, or a line of its own, in our log.
+    for error in ["visitor%40example.com", "Server_Error", "x%0A%7B%22code%22", ""] {
+        let said = code(error);
+        assert_eq!((said.code(), said.provider_code()), ("provider_error", Some("other")), "{error}");
+    }
 }
 
 #[test]
@@ -356,7 +445,7 @@ fn an_injected_code_meets_another_verifier_and_another_nonce() {
     let payload = carried.split_once('=').unwrap().1.split('.').next().unwrap();
     let payload = String::from_utf8(URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap();
     assert!(!payload.contains(one.verifier(&key).expose()) && !payload.contains(&one.nonce(&key)));
-    let metadata = Metadata::parse(&document(json!({})), &provider_of("company"), true).unwrap();
+    let metadata = metadata_of(&document(json!({})), &provider_of("company")).unwrap();
     let url = one.authorize_url(
         &metadata,
         &provider_of("company"),
@@ -397,7 +486,7 @@ fn document(changes: Value) -> Vec<u8> {
 #[test]
 fn mixed_up_providers() {
     let company = provider_of("company");
-    let parse = |changes| Metadata::parse(&document(changes), &company, true);
+    let parse = |changes| metadata_of(&document(changes), &company);
     for other in ["https://evil.com", "https://id.example.com/", "http://id.example.com", ""] {
         assert_eq!(parse(json!({"issuer": other})).err(), Some(OidcError::WrongIssuer), "{other}");
     }
@@ -438,7 +527,11 @@ fn mixed_up_providers() {
     ] {
         assert!(!journey.ends_at(path), "{path}");
     }
-    assert!(silent.secret_in_body == Metadata::parse(&document(json!({})), &company, true).unwrap().secret_in_body);
+    // What is not said may be left out or `null`.
+    let null = parse(json!({"authorization_response_iss_parameter_supported": null, "jwks_uri": null,
+        "token_endpoint_auth_methods_supported": null}));
+    assert!(!null.unwrap().names_issuer);
+    assert!(silent.secret_in_body == metadata_of(&document(json!({})), &company).unwrap().secret_in_body);
 }
 
 #[test]
@@ -446,12 +539,29 @@ fn how_the_secret_is_sent() {
     let company = provider_of("company");
     let in_body = |methods: Value| {
         let changes = json!({"token_endpoint_auth_methods_supported": methods});
-        Metadata::parse(&document(changes), &company, true).unwrap().secret_in_body
+        metadata_of(&document(changes), &company).unwrap().secret_in_body
     };
     assert!(!in_body(Value::Null) && !in_body(json!(["client_secret_basic"])));
     assert!(in_body(json!(["client_secret_basic", "client_secret_post"])));
     let line = Provider { issuer: company.issuer.clone(), ..provider_of("line") };
-    assert!(Metadata::parse(&document(json!({})), &line, true).unwrap().secret_in_body);
+    assert!(metadata_of(&document(json!({})), &line).unwrap().secret_in_body);
+}
+
+fn metadata_of(json: &[u8], provider: &Provider) -> Result<Metadata, OidcError> {
+    Document::parse(json, &provider.issuer, true).map(|document| Metadata::new(&document, provider))
+}
+
+#[test]
+fn the_settings_logout_counts_before_the_documents() {
+    let company = provider_of("company");
+    let end = |changes, provider: &Provider| metadata_of(&document(changes), provider).unwrap().end_session;
+    let own = Provider { end_session_endpoint: "https://id.example.com/own".parse().ok(), ..company.clone() };
+    assert_eq!(end(json!({}), &company).unwrap().as_str(), "https://id.example.com/end");
+    assert_eq!(end(json!({}), &own).unwrap().as_str(), "https://id.example.com/own");
+    // Auth0's own, where neither names one.
+    let silent = json!({"end_session_endpoint": null, "issuer": "https://t.auth0.com/"});
+    assert_eq!(end(silent, &provider_of("auth0")).unwrap().as_str(), "https://t.auth0.com/oidc/logout");
+    assert!(end(json!({"end_session_endpoint": null}), &company).is_none());
 }
 
 fn proven(changes: Value) -> Proven {
@@ -489,6 +599,21 @@ fn addresses_that_nobody_verified() {
     }
     assert_eq!(outcome(Value::Null, &company), Some(FlowError::EmailNotVerified));
     assert_eq!(outcome(Value::Null, &trusted), None);
+    // A member that is there and `null` says as little as one that is not there.
+    let mut nulls = claims(&es256("company"));
+    for name in ["email_verified", "given_name", "family_name", "azp", "nbf", "at_hash"] {
+        nulls[name] = Value::Null;
+    }
+    let nulls = check_at(&es256("company"), &token(&EC_KEY, "k1", &nulls), NOW).ok().unwrap();
+    assert!(nulls.person.is_incomplete(&company), "UserInfo is asked for its word");
+    assert_eq!(payload(&nulls, &trusted, None).err(), None);
+    assert_eq!(payload(&nulls, &company, None).err(), Some(FlowError::EmailNotVerified));
+    let info = json!({"sub": "u-1", "email": "a@b.co", "email_verified": true});
+    let merged = merge_userinfo(nulls, info.to_string().as_bytes()).ok().unwrap();
+    assert_eq!(payload(&merged, &company, None).err(), None);
+    let info = json!({"sub": "u-1", "email": null, "email_verified": null});
+    let merged = merge_userinfo(proven(json!({})), info.to_string().as_bytes()).ok().unwrap();
+    assert_eq!(payload(&merged, &company, None).err(), None);
     let of = |email: Value| payload(&proven(json!({"email": email})), &company, None).err();
     assert_eq!(of(Value::Null), Some(FlowError::EmailMissing));
     assert_eq!(of(json!("")), Some(FlowError::EmailMissing));
@@ -654,8 +779,6 @@ fn pages_of_other_sites() {
         let query = format!("shop=a.myshopify.com&return_to={}", encode_component(evil));
         assert_eq!(wish(&query, &stores()).err(), Some(FlowError::ReturnToNotAllowed), "{evil:?}");
     }
-    let long = format!("shop=a.myshopify.com&return_to=/{}", "x".repeat(2_000));
-    assert_eq!(wish(&long, &stores()).err(), Some(FlowError::ReturnToNotAllowed));
     for (query, expected) in [
         ("", FlowError::BadRequest),
         ("shop=evil.com", FlowError::BadRequest),
@@ -675,30 +798,114 @@ fn pages_of_other_sites() {
 }
 
 #[test]
-fn a_page_that_is_too_long_is_refused_before_the_login_and_not_after() {
+fn a_page_that_is_too_long_is_left_out_before_the_login_and_fails_none_after() {
     let (stores, proven) = (stores(), proven(json!({})));
     let store = stores.of(&shop("a")).unwrap();
-    let mut begun = 0;
+    let mut carried = 0;
     for length in 1_950..=2_000 {
         for page in [format!("/{}", "x".repeat(length - 1)), format!("/\"{}", "x".repeat(length - 2))] {
-            match journey(&format!("shop=a.myshopify.com&return_to={}", encode_component(&page))) {
-                Ok(journey) => {
-                    begun += 1;
-                    let end = flow::customer(&proven, &provider_of("company"), store, journey.return_to(), None);
-                    assert!(end.is_ok(), "{length}");
-                }
-                Err(error) => assert_eq!(error, FlowError::ReturnToNotAllowed, "{length}"),
-            }
+            let journey = journey(&format!("shop=a.myshopify.com&return_to={}", encode_component(&page)));
+            let journey = journey.unwrap_or_else(|error| panic!("{length}: {error}"));
+            carried += usize::from(journey.return_to().is_some());
+            let end = flow::customer(&proven, &provider_of("company"), store, journey.return_to(), None);
+            assert!(end.is_ok(), "{length}");
         }
     }
-    assert_eq!(begun, 27 + 25);
+    assert_eq!(carried, 27 + 25);
+}
+
+#[test]
+fn a_page_of_the_stores_that_cannot_be_carried_keeps_nobody_out() {
+    let stores = stores();
+    for page in [
+        format!("/{}", "x".repeat(3_000)),
+        format!("https://shop.example.com/?q={}", "x".repeat(3_000)),
+        "/search?q=red shirt".to_owned(),
+        "/products/\u{8475}".to_owned(),
+        "https://a.myshopify.com/products/\u{8475}?q=a b".to_owned(),
+    ] {
+        let query = format!("shop=a.myshopify.com&return_to={}", encode_component(&page));
+        let wish = wish(&query, &stores).unwrap_or_else(|error| panic!("{page:?}: {error}"));
+        assert!(wish.return_to.is_none() && wish.return_to_left_out, "{page:?}");
+    }
+    let wish = |page: &str| wish(&format!("shop=a.myshopify.com&return_to={}", encode_component(page)), &stores);
+    for page in ["", "/cart"] {
+        assert!(!wish(page).ok().unwrap().return_to_left_out);
+    }
+    // Attack: another host, in a form that Multipass could not carry anyway.
+    for evil in [
+        format!("https://evil.com/{}", "x".repeat(3_000)),
+        format!("//evil.com/{}", "x".repeat(3_000)),
+        "https://evil.com/\u{8475}".to_owned(),
+        "/\u{ff0f}evil.com\\x".to_owned(),
+        "//\u{8475}.com/".to_owned(),
+        "https://shop.example.com\u{ff0e}evil.com/ ".to_owned(),
+        "https://shop.example.com@evil.com/a b".to_owned(),
+        "https://u:p@shop.example.com/a b".to_owned(),
+        "https://shop.example.com:8443/a b".to_owned(),
+        "http://shop.example.com/a b".to_owned(),
+        "/a b//evil.com".to_owned(),
+        "/\t/evil.com/ ".to_owned(),
+    ] {
+        assert_eq!(wish(&evil).err(), Some(FlowError::ReturnToNotAllowed), "{evil:?}");
+    }
+}
+
+#[test]
+fn after_an_auto_login_that_failed_line_is_asked_without() {
+    let stores = stores();
+    let begun = |query: &str| Journey::begin(&wish(query, &stores).ok().unwrap(), Nonce::new([1; 32]), NOW);
+    let line = begun("shop=a.myshopify.com&provider=line&return_to=/cart");
+    let asks = |journey: &Journey| {
+        let provider = provider_of(journey.provider());
+        let metadata = metadata_of(&document(json!({"issuer": provider.issuer})), &provider).unwrap();
+        let url = journey.authorize_url(&metadata, &provider, "https://sso.example.org/x", &"new".into());
+        url.query_pairs().any(|(name, value)| name == "disable_auto_login" && value == "true")
+    };
+    assert!(!asks(&line), "a first try takes the quick way");
+    let retry = |journey: Option<&Journey>, path: &str, error| flow::retry_path(&stores, journey, path, error);
+    let path = line.callback_path();
+    let with = "/login?shop=a.myshopify.com&provider=line&return_to=https%3A%2F%2Fshop.example.com%2Fcart";
+    for error in [FlowError::StateMismatch, FlowError::CookieMissing, FlowError::CookieInvalid] {
+        assert_eq!(retry(Some(&line), &path, error), Some(format!("{with}&disable_auto_login=true")));
+        // In another browser there is no cookie, and nothing to tell the page by.
+        let without = "/login?shop=a.myshopify.com&provider=line&disable_auto_login=true";
+        assert_eq!(retry(None, &path, error).as_deref(), Some(without));
+    }
+    assert_eq!(retry(Some(&line), &path, FlowError::Cancelled).as_deref(), Some(with), "that was no auto login");
+    // It stays so through the cookie, a second round and a further failure.
+    let again = retry(Some(&line), &path, FlowError::StateMismatch).unwrap();
+    let again = begun(again.strip_prefix("/login?").unwrap());
+    let carried = cookie(&again, "new");
+    let (back, _) = Journey::from_cookies([carried.as_str()], &secrets(), NOW).ok().unwrap();
+    assert!(back == again && asks(&back) && asks(&back.again(Nonce::new([2; 32]), NOW).unwrap()));
+    let after = retry(Some(&again), &path, FlowError::Cancelled).unwrap();
+    assert!(after.ends_with("&disable_auto_login=true"), "{after}");
+    // The others do not know the parameter.
+    let company = begun("shop=a.myshopify.com&provider=company&disable_auto_login=true");
+    assert!(!asks(&company));
+    let link = retry(Some(&company), &company.callback_path(), FlowError::StateMismatch);
+    assert_eq!(link.as_deref(), Some("/login?shop=a.myshopify.com&provider=company"));
+    // Attack: a callback's path as a link to somewhere. It is looked up, and names what is configured or nothing.
+    for path in [
+        "/callback/",
+        "/callback/a.myshopify.com",
+        "/callback/a.myshopify.com/",
+        "/callback/a.myshopify.com/evil",
+        "/callback/a.myshopify.com/line/x",
+        "/callback/c.myshopify.com/line",
+        "/callback//evil.com/line",
+        "/callback/a.myshopify.com/line&return_to=x",
+    ] {
+        assert_eq!(retry(None, path, FlowError::CookieMissing), None, "{path}");
+    }
 }
 
 #[test]
 fn a_logout_leads_to_the_store_only() {
     let stores = stores();
     let asked = wish("shop=a.myshopify.com&return_to=/pages/bye%3Fa=b", &stores).ok().unwrap();
-    let metadata = Metadata::parse(&document(json!({})), asked.provider, true).unwrap();
+    let metadata = metadata_of(&document(json!({})), asked.provider).unwrap();
     let done = "https://sso.example.org/logout/done";
     let url = flow::logout_url(&asked, &metadata, done, &"new".into(), NOW).unwrap();
     let pairs: std::collections::BTreeMap<_, _> = url.query_pairs().into_owned().collect();
@@ -724,12 +931,25 @@ fn refusals_of_the_token_endpoint() {
     let of = |status, body: &str| TokenAnswer::parse(status, body.as_bytes()).err();
     assert_eq!(of(200, r#"{"access_token":"a","id_token":"b"}"#), None);
     assert_eq!(of(200, r#"{"access_token":"a"}"#), Some(OidcError::Malformed("token answer")));
-    assert_eq!(of(400, r#"{"error":"invalid_grant"}"#), Some(OidcError::CodeRefused));
-    assert_eq!(of(401, r#"{"error":"invalid_client"}"#), Some(OidcError::ClientRefused));
-    assert_eq!(of(401, "<html>"), Some(OidcError::ClientRefused));
-    assert_eq!(of(302, ""), Some(OidcError::CodeRefused));
+    let code = ProviderCode::of;
+    let other = code("of which nobody knows");
+    assert_eq!(other.as_str(), "other");
+    assert_eq!(of(400, r#"{"error":"invalid_grant"}"#), Some(OidcError::CodeRefused(code("invalid_grant"))));
+    assert_eq!(of(401, r#"{"error":"invalid_client"}"#), Some(OidcError::ClientRefused(code("invalid_client"))));
+    assert_eq!(of(400, r#"{"error":"visitor@example.com"}"#), Some(OidcError::CodeRefused(other)));
+    for error in ["invalid_request", "unsupported_grant_type", "invalid_scope"] {
+        let refused = of(400, &json!({"error": error}).to_string()).unwrap();
+        assert_eq!(refused, OidcError::RequestRefused(code(error)));
+        assert!(FlowError::from(refused).is_operators() && refused.code() == "request_refused");
+    }
+    assert_eq!(of(401, "<html>"), Some(OidcError::ClientRefused(other)));
+    assert_eq!(of(302, ""), Some(OidcError::CodeRefused(other)));
     assert_eq!(of(503, ""), Some(OidcError::Unreachable));
     assert_eq!(of(429, ""), Some(OidcError::Unreachable));
+}
+
+fn retried(journey: &Journey) -> Option<String> {
+    flow::retry_path(&stores(), Some(journey), "", FlowError::Cancelled)
 }
 
 proptest! {
@@ -739,7 +959,7 @@ proptest! {
         if let Ok(wish) = wish(&query, &stores()) {
             let journey = Journey::begin(&wish, Nonce::new([1; 32]), NOW);
             prop_assert!(journey.set_cookie(&"new".into()).bytes().all(|b| b.is_ascii_graphic() || b == b' '));
-            prop_assert!(Location::parse(&journey.retry_path()).is_ok());
+            prop_assert!(retried(&journey).is_some_and(|path| Location::parse(&path).is_ok()));
             if let Some(to) = journey.return_to() {
                 let url = url::Url::parse(to).unwrap();
                 prop_assert!(["shop.example.com", "a.myshopify.com"].contains(&url.host_str().unwrap()));
@@ -752,7 +972,7 @@ proptest! {
     fn nonsense_is_refused_without_a_panic(text in "\\PC{0,200}", bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let provider = es256("company");
         prop_assert!(check_at(&provider, &text, NOW).is_err());
-        prop_assert!(Metadata::parse(&bytes, &provider, true).is_err());
+        prop_assert!(metadata_of(&bytes, &provider).is_err());
         let _ = (KeySet::parse(&bytes), TokenAnswer::parse(200, &bytes), returned(&text).is_ok());
         let _ = (wish(&text, &stores()).is_ok(), flow::logged_out(&text, &stores(), &secrets(), NOW));
         let forged = format!("{}={text}", flow::COOKIE.name);

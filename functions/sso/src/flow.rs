@@ -18,8 +18,8 @@ use gatehouse_core::http::Request;
 use gatehouse_core::pages::Page;
 use sha2::{Digest as _, Sha256};
 
-use crate::oidc::{Metadata, OidcError, Proven};
-use crate::profiles::{Provider, Store, Stores};
+use crate::oidc::{Metadata, OidcError, Proven, ProviderCode};
+use crate::profiles::{Profile, Provider, Store, Stores};
 
 /// How long the customer may take at the provider, in seconds.
 pub const MAX_AGE_SECS: u32 = 600;
@@ -69,8 +69,13 @@ pub enum FlowError {
     #[error("the customer cancelled at the provider")]
     Cancelled,
     /// The provider reports an error.
-    #[error("the provider answered the login with an error")]
-    ProviderError,
+    #[error("the provider answered the login with an error: {}", .0.as_str())]
+    ProviderError(ProviderCode),
+    /// The provider refuses what we ask for.
+    #[error(
+        "the provider refuses what we ask for ({}): check `scopes`, `prompt` and what the client may do there", .0.as_str()
+    )]
+    RequestRefused(ProviderCode),
     /// The provider's word does not hold.
     #[error(transparent)]
     Oidc(#[from] OidcError),
@@ -113,7 +118,8 @@ impl FlowError {
             Self::StateMismatch => "state_mismatch",
             Self::Replayed => "replayed",
             Self::Cancelled => "cancelled",
-            Self::ProviderError => "provider_error",
+            Self::ProviderError(_) => "provider_error",
+            Self::RequestRefused(_) => "request_refused",
             Self::Oidc(error) => error.code(),
             Self::EmailMissing => "email_missing",
             Self::EmailNotVerified => "email_not_verified",
@@ -132,13 +138,29 @@ impl FlowError {
             Self::NotOffered => Page::SignInNotOffered,
             Self::BadRequest | Self::ReturnToNotAllowed => Page::SignInNotOffered,
             Self::Cancelled => Page::SignInCancelled,
-            Self::ProviderError | Self::Oidc(OidcError::Unreachable | OidcError::ClientRefused) => Page::ProviderDown,
+            Self::ProviderError(_)
+            | Self::RequestRefused(_)
+            | Self::Oidc(OidcError::Unreachable | OidcError::ClientRefused(_) | OidcError::RequestRefused(_)) => {
+                Page::ProviderDown
+            }
             Self::EmailMissing => Page::EmailMissing,
             Self::EmailNotVerified => Page::EmailNotVerified,
             Self::IdentifierConflict => Page::SignInOther,
             Self::TooMany => Page::TooManyRequests,
             Self::Unavailable | Self::SecretMissing => Page::Unavailable,
             _ => Page::SignInFailed,
+        }
+    }
+
+    /// The provider's own name for it, where it gave one.
+    pub fn provider_code(self) -> Option<&'static str> {
+        match self {
+            Self::ProviderError(code)
+            | Self::RequestRefused(code)
+            | Self::Oidc(
+                OidcError::ClientRefused(code) | OidcError::RequestRefused(code) | OidcError::CodeRefused(code),
+            ) => Some(code.as_str()),
+            _ => None,
         }
     }
 
@@ -150,8 +172,10 @@ impl FlowError {
             Self::SecretMissing
                 | Self::NotLinked
                 | Self::Unavailable
+                | Self::RequestRefused(_)
                 | Self::Oidc(
-                    E::ClientRefused
+                    E::ClientRefused(_)
+                        | E::RequestRefused(_)
                         | E::WrongAudience
                         | E::InsecureEndpoint
                         | E::AlgorithmNotAllowed
@@ -171,7 +195,15 @@ pub struct Wish<'a> {
     pub provider: &'a Provider,
     /// The page to show afterwards.
     pub return_to: Option<ReturnTo>,
+    /// Whether a page was asked for that is the store's and still cannot be shown, and is left out.
+    pub return_to_left_out: bool,
+    /// Whether LINE may log the customer in by its app; no, once that has failed.
+    pub auto_login: bool,
 }
+
+/// The parameter of a login link, and LINE's own of its authorization endpoint, that switches auto login off
+/// (<https://developers.line.biz/en/docs/line-login/how-to-handle-auto-login-failure/>).
+const NO_AUTO_LOGIN: (&str, &str) = ("disable_auto_login", "true");
 
 /// Reads `?shop=…&provider=…&return_to=…`, for login and logout.
 ///
@@ -184,12 +216,31 @@ pub fn wish<'a>(raw_query: &str, stores: &'a Stores) -> Result<Wish<'a>, FlowErr
     let shop = ShopDomain::parse(shop).map_err(|_| FlowError::BadRequest)?;
     let store = stores.of(&shop).ok_or(FlowError::NotOffered)?;
     let provider = store.provider(one("provider")?).ok_or(FlowError::NotOffered)?;
+    let asked = one("return_to")?.filter(|text| !text.is_empty());
+    let return_to = asked.and_then(|text| store.hosts.return_to(text).ok());
+    let left_out = asked.filter(|_| return_to.is_none());
     // Attack: a login link that ends on another site, with the customer's trust in the shop.
-    let return_to = match one("return_to")?.filter(|text| !text.is_empty()) {
-        Some(text) => Some(store.hosts.return_to(text).map_err(|_| FlowError::ReturnToNotAllowed)?),
-        None => None,
-    };
-    Ok(Wish { shop, store, provider, return_to })
+    if left_out.is_some_and(|text| !is_the_stores(text, store)) {
+        return Err(FlowError::ReturnToNotAllowed);
+    }
+    // The other providers do not know the parameter.
+    let no_auto_login = one(NO_AUTO_LOGIN.0)? == Some(NO_AUTO_LOGIN.1) && provider.profile == Profile::Line;
+    Ok(Wish { shop, store, provider, return_to, return_to_left_out: left_out.is_some(), auto_login: !no_auto_login })
+}
+
+/// Whether a page that Multipass cannot carry (too long, or in letters that are not ASCII) is the store's without a doubt:
+/// then it is no attack, and no reason to keep the customer out. It is shown to nobody, whatever comes out here.
+fn is_the_stores(text: &str, store: &Store) -> bool {
+    let absolute = text.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("https://"));
+    // Attack: what some browser reads as another host: a backslash, or a character that it drops.
+    let plain = !text.contains(|c: char| c == '\\' || c.is_control()) && (absolute || text.starts_with('/'));
+    let login = Url::parse(&format!("https://{}/", store.hosts.login().as_str()));
+    let url = login.ok().filter(|_| plain).and_then(|login| login.join(text).ok());
+    url.is_some_and(|url| {
+        let rest = &url[url::Position::BeforePath..];
+        let root = url.as_str().strip_suffix(rest).map(|origin| format!("{origin}/"));
+        !url.path().contains("//") && root.is_some_and(|root| store.hosts.return_to(&root).is_ok())
+    })
 }
 
 /// A login under way: what the cookie says. It holds nothing secret: nonce and PKCE verifier are derived from its id with
@@ -201,6 +252,7 @@ pub struct Journey {
     provider: String,
     return_to: Option<String>,
     asked_again: bool,
+    auto_login: bool,
     expires: Timestamp,
 }
 
@@ -213,6 +265,7 @@ impl Journey {
             provider: wish.provider.name.clone(),
             return_to: wish.return_to.as_ref().map(|to| to.as_str().to_owned()),
             asked_again: false,
+            auto_login: wish.auto_login,
             expires: Timestamp::from_secs(now.secs()).plus_secs(i64::from(MAX_AGE_SECS)),
         }
     }
@@ -262,7 +315,7 @@ impl Journey {
             self.expires.secs(),
             self.shop,
             self.provider,
-            u8::from(self.asked_again),
+            u8::from(self.asked_again) + 2 * u8::from(!self.auto_login),
             self.return_to.as_deref().unwrap_or_default()
         );
         COOKIE.set(&JOURNEY.seal(secret, &payload), MAX_AGE_SECS)
@@ -295,16 +348,16 @@ impl Journey {
         for (byte, pair) in random.iter_mut().zip(id.as_bytes().chunks(2)) {
             *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
         }
+        let expires = Timestamp::from_secs(parts.next()?.parse().ok()?);
+        let (shop, provider) = (ShopDomain::parse(parts.next()?).ok()?, parts.next()?.to_owned());
+        let marks: u8 = parts.next()?.parse().ok().filter(|marks| *marks < 4)?;
         Some(Self {
             id: Nonce::new(random),
-            expires: Timestamp::from_secs(parts.next()?.parse().ok()?),
-            shop: ShopDomain::parse(parts.next()?).ok()?,
-            provider: parts.next()?.to_owned(),
-            asked_again: match parts.next()? {
-                "0" => false,
-                "1" => true,
-                _ => return None,
-            },
+            expires,
+            shop,
+            provider,
+            asked_again: marks & 1 != 0,
+            auto_login: marks & 2 == 0,
             return_to: Some(parts.next()?.to_owned()).filter(|to| !to.is_empty()),
         })
     }
@@ -343,17 +396,38 @@ impl Journey {
         if let Some(prompt) = prompt {
             url.query_pairs_mut().append_pair("prompt", prompt);
         }
+        if !self.auto_login {
+            url.query_pairs_mut().append_pair(NO_AUTO_LOGIN.0, NO_AUTO_LOGIN.1);
+        }
         url
     }
+}
 
-    /// The link that starts this login anew.
-    pub fn retry_path(&self) -> String {
-        let mut path = format!("/login?shop={}&provider={}", self.shop, encode_component(&self.provider));
-        if let Some(to) = &self.return_to {
-            path.push_str(&format!("&return_to={}", encode_component(to)));
+/// The link that starts a login anew after `error`: the one of this browser's cookie, or without one the one whose callback
+/// address this is. `None` when that is nobody's: the path is only looked up, and names nothing that is not configured.
+///
+/// Auto login at LINE fails in private windows and on some systems, and comes back with a state that is not ours, or in a
+/// browser that has no cookie of ours. It would fail again and again, so the next try is without it. An attacker's callback
+/// looks the same; then the customer is asked for a password, and no harm is done
+/// (<https://developers.line.biz/en/docs/line-login/how-to-handle-auto-login-failure/>).
+pub fn retry_path(stores: &Stores, journey: Option<&Journey>, callback: &str, error: FlowError) -> Option<String> {
+    let (shop, name) = match journey {
+        Some(journey) => (journey.shop.clone(), journey.provider.as_str()),
+        None => {
+            let (shop, name) = callback.strip_prefix(CALLBACK)?.split_once('/')?;
+            (ShopDomain::parse(shop).ok()?, name)
         }
-        path
+    };
+    let provider = stores.of(&shop)?.provider(Some(name))?;
+    let mut path = format!("/login?shop={shop}&provider={}", encode_component(&provider.name));
+    if let Some(to) = journey.and_then(Journey::return_to) {
+        path.push_str(&format!("&return_to={}", encode_component(to)));
     }
+    let failed = matches!(error, FlowError::StateMismatch | FlowError::CookieMissing | FlowError::CookieInvalid);
+    if provider.profile == Profile::Line && (failed || journey.is_some_and(|journey| !journey.auto_login)) {
+        path.push_str(&format!("&{}={}", NO_AUTO_LOGIN.0, NO_AUTO_LOGIN.1));
+    }
+    Some(path)
 }
 
 /// What a callback brings.
@@ -379,7 +453,10 @@ pub fn returned(raw_query: &str, journey: &Journey) -> Result<Returned, FlowErro
     let code = match (one("error")?, one("code")?) {
         // `access_denied` when the customer declines; Google and LINE say the same.
         (Some("access_denied"), _) => Err(FlowError::Cancelled),
-        (Some(_), _) => Err(FlowError::ProviderError),
+        (Some(error), _) => {
+            let code = ProviderCode::of(error);
+            Err(if code.is_of_the_request() { FlowError::RequestRefused(code) } else { FlowError::ProviderError(code) })
+        }
         (None, Some(code)) if (1..=MAX_CODE).contains(&code.len()) && code.bytes().all(|b| b.is_ascii_graphic()) => {
             Ok(SecretString::from(code))
         }

@@ -156,13 +156,16 @@ impl Sso {
     /// Off to the provider, with a cookie that ties the journey to this browser.
     async fn login(&self, request: &Request) -> Result<Response, FlowError> {
         let wish = flow::wish(&request.raw_query, &self.settings.stores)?;
-        let mut secrets = self.secrets().await?;
-        if secrets.multipass(&wish.shop).is_none() {
-            // Put in since: a store that has just been added does not wait until the cached ones are old.
-            secrets = self.secrets.refresh_after_mismatch(&secrets).await.unwrap_or(secrets);
+        if wish.return_to_left_out {
+            tracing::info!("the page to return to cannot be carried; the login goes on without it");
         }
+        let complete = |secrets: &AppSecrets| {
+            secrets.multipass(&wish.shop).is_some() && secrets.named(&wish.provider.secret).is_some()
+        };
+        let secrets = self.secrets_that(complete).await?;
         // A login that cannot end is not begun.
         flow::multipass_secret(secrets.multipass(&wish.shop))?;
+        secrets.named(&wish.provider.secret).ok_or(FlowError::SecretMissing)?;
         let journey = Journey::begin(&wish, Nonce::new(clock::random_bytes()), clock::now());
         self.to_provider(&journey, wish.provider, secrets.client().current()).await
     }
@@ -175,28 +178,34 @@ impl Sso {
     ) -> Result<Response, FlowError> {
         let metadata = self.providers.metadata(provider).await?;
         let url = journey.authorize_url(&metadata, provider, &self.callback_uri(journey), secret);
-        Ok(to(url.as_str())?.with_cookie(journey.set_cookie(secret)).for_shop(journey.shop()))
+        Ok(to(url.as_str())?.with_cookie(journey.set_cookie(secret)))
     }
 
     /// Back from the provider.
     async fn callback(&self, request: &Request) -> Response {
-        let secrets = match self.secrets().await {
-            Ok(secrets) => secrets,
-            Err(error) => return refused(request, error),
-        };
-        let cookies = request.cookies.iter().map(String::as_str);
-        let (journey, secret) = match Journey::from_cookies(cookies, secrets.client(), clock::now()) {
+        // Another process may have begun the login with a client secret that this one has not read yet.
+        let opened = self.secrets.check(
+            |secrets| {
+                let cookies = request.cookies.iter().map(String::as_str);
+                let found = Journey::from_cookies(cookies, secrets.client(), clock::now());
+                found.map(|(journey, secret)| (journey, secret.clone()))
+            },
+            |error| *error == FlowError::CookieInvalid,
+        );
+        let (journey, secret) = match opened.await.map_err(unreadable).flatten() {
             Ok(found) => found,
-            Err(error) => return refused(request, error).with_cookie(flow::COOKIE.clear()),
+            Err(error) => {
+                report(error, None);
+                let page = self.stopped(request, None, error);
+                // While our own secrets cannot be had nothing is known of the cookie: it may still be good.
+                return if error == FlowError::Unavailable { page } else { page.with_cookie(flow::COOKIE.clear()) };
+            }
         };
-        match self.finish(request, &journey, secret, &secrets).await {
+        match self.finish(request, &journey, &secret).await {
             Ok(response) => response,
             Err(error) => {
                 report(error, Some(&journey));
-                let retry = Location::parse(&journey.retry_path()).ok();
-                let page = error.page();
-                let page = page.render(request.locale(), &request.request_id, retry.as_ref(), "frame-ancestors 'none'");
-                let page = page.with_code(error.code());
+                let page = self.stopped(request, Some(&journey), error);
                 // Attack: another site sends the browser here with a state of its own, to end the login under way.
                 let foreign = matches!(error, FlowError::StateMismatch | FlowError::BadRequest);
                 if foreign { page } else { page.with_cookie(flow::COOKIE.clear()) }
@@ -205,13 +214,15 @@ impl Sso {
         .for_shop(journey.shop())
     }
 
-    async fn finish(
-        &self,
-        request: &Request,
-        journey: &Journey,
-        secret: &SecretString,
-        secrets: &AppSecrets,
-    ) -> Result<Response, FlowError> {
+    /// The page of a login that does not go on, with the link that begins it anew.
+    fn stopped(&self, request: &Request, journey: Option<&Journey>, error: FlowError) -> Response {
+        let retry = flow::retry_path(&self.settings.stores, journey, &request.path, error);
+        let retry = retry.and_then(|path| Location::parse(&path).ok());
+        let page = error.page().render(request.locale(), &request.request_id, retry.as_ref(), "frame-ancestors 'none'");
+        page.with_code(error.code())
+    }
+
+    async fn finish(&self, request: &Request, journey: &Journey, secret: &SecretString) -> Result<Response, FlowError> {
         // The store and the provider that began, whatever the callback says.
         let store = self.settings.stores.of(journey.shop()).ok_or(FlowError::NotOffered)?;
         let provider = store.provider(Some(journey.provider())).ok_or(FlowError::NotOffered)?;
@@ -224,6 +235,9 @@ impl Sso {
         let metadata = self.providers.metadata(provider).await?;
         metadata.check_issuer(provider, returned.iss.as_deref())?;
         let code = returned.code?;
+        // Before the mark: a secret that is missing here must not cost the customer the login.
+        let secrets = self.secrets_that(|secrets| secrets.named(&provider.secret).is_some()).await?;
+        let client_secret = secrets.named(&provider.secret).ok_or(FlowError::SecretMissing)?;
         // Attack: a callback played again from a history or a log. Longer than the cookie lives, so that the mark outlasts it.
         let ttl = Duration::from_secs(2 * u64::from(flow::MAX_AGE_SECS));
         match self.vault.use_nonce_once(journey.shop(), &journey.id().storage_key(), ttl).await {
@@ -234,7 +248,6 @@ impl Sso {
                 return Err(FlowError::Unavailable);
             }
         }
-        let client_secret = secrets.named(&provider.secret).ok_or(FlowError::SecretMissing)?;
         let (verifier, nonce) = (journey.verifier(secret), journey.nonce(secret));
         let redirect_uri = self.callback_uri(journey);
         let tokens =
@@ -324,17 +337,30 @@ impl Sso {
             Some(url) => String::from(url),
             None => self.settings.front.page(&flow::store_logout_url(wish.store, wish.return_to.as_ref())),
         };
-        Ok(to(&url)?.with_cookie(flow::COOKIE.clear()).for_shop(&wish.shop))
+        Ok(to(&url)?.with_cookie(flow::COOKIE.clear()))
     }
 
     async fn logged_out(&self, request: &Request) -> Result<Response, FlowError> {
-        let secrets = self.secrets().await?;
-        let url = flow::logged_out(&request.raw_query, &self.settings.stores, secrets.client(), clock::now())?;
-        to(&self.settings.front.page(&url))
+        let stores = &self.settings.stores;
+        let opened = self.secrets.check(
+            |secrets| flow::logged_out(&request.raw_query, stores, secrets.client(), clock::now()),
+            |error| *error == FlowError::StateMismatch,
+        );
+        to(&self.settings.front.page(&opened.await.map_err(unreadable).flatten()?))
     }
 
     async fn secrets(&self) -> Result<Arc<AppSecrets>, FlowError> {
         self.secrets.get().await.map_err(unreadable)
+    }
+
+    /// The secrets, read once more when they do not hold what is `wanted`: what the operator has just put in does not wait
+    /// until the cached ones are old.
+    async fn secrets_that(&self, wanted: impl Fn(&AppSecrets) -> bool) -> Result<Arc<AppSecrets>, FlowError> {
+        let secrets = self.secrets().await?;
+        if wanted(&secrets) {
+            return Ok(secrets);
+        }
+        Ok(self.secrets.refresh_after_mismatch(&secrets).await.unwrap_or(secrets))
     }
 
     fn visitor(&self, request: &Request) -> Option<IpAddr> {
@@ -365,9 +391,10 @@ fn report(error: FlowError, journey: Option<&Journey>) {
     telemetry::count(Metric::SsoRefused, &[("code", error.code())]);
     let shop = journey.map(|journey| journey.shop().as_str());
     let provider = journey.map(Journey::provider);
+    let provider_code = error.provider_code();
     if error.is_operators() {
-        tracing::error!(code = error.code(), shop, provider, advice = %error, "a login was refused");
+        tracing::error!(code = error.code(), shop, provider, provider_code, advice = %error, "a login was refused");
     } else {
-        tracing::info!(code = error.code(), shop, provider, advice = %error, "a login was refused");
+        tracing::info!(code = error.code(), shop, provider, provider_code, advice = %error, "a login was refused");
     }
 }

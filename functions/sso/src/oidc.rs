@@ -9,10 +9,10 @@ use gatehouse_shopify::multipass::EmailProof;
 use gatehouse_shopify::{SecretString, Timestamp, mac};
 use jsonwebtoken::DecodingKey;
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
+use sha2::{Digest as _, Sha256, Sha384, Sha512};
 use url::Url;
 
-use crate::profiles::{Alg, Profile, Provider, web_address};
+use crate::profiles::{Alg, KeyKind, Profile, Provider, web_address};
 
 /// The longest document that is read from a provider, in bytes.
 pub const MAX_DOCUMENT: usize = 128 * 1024;
@@ -67,11 +67,14 @@ pub enum OidcError {
     #[error("the provider's UserInfo names another subject")]
     WrongSubject,
     /// The provider did not take the code.
-    #[error("the provider refused the code")]
-    CodeRefused,
+    #[error("the provider refused the code: {}", .0.as_str())]
+    CodeRefused(ProviderCode),
     /// The provider does not take us.
-    #[error("the provider refused our client id or secret")]
-    ClientRefused,
+    #[error("the provider refused our client id or secret: {}", .0.as_str())]
+    ClientRefused(ProviderCode),
+    /// The provider does not take what we ask for.
+    #[error("the provider refuses how we exchange the code: {}", .0.as_str())]
+    RequestRefused(ProviderCode),
     /// No answer, or a server error.
     #[error("the provider did not answer")]
     Unreachable,
@@ -93,14 +96,117 @@ impl OidcError {
             Self::WrongNonce => "wrong_nonce",
             Self::WrongAccessToken => "wrong_access_token",
             Self::WrongSubject => "wrong_subject",
-            Self::CodeRefused => "code_refused",
-            Self::ClientRefused => "client_refused",
+            Self::CodeRefused(_) => "code_refused",
+            Self::ClientRefused(_) => "client_refused",
+            Self::RequestRefused(_) => "request_refused",
             Self::Unreachable => "provider_unreachable",
         }
     }
 }
 
-/// What we need of a discovery document (<https://openid.net/specs/openid-connect-discovery-1_0.html>).
+/// The name of an error as a provider gave it: one that the specifications know (RFC 6749, sections 4.1.2.1 and 5.2; OpenID
+/// Connect Core 1.0, section 3.1.2.6), or `other`. Nothing else of what a provider says gets into a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProviderCode(&'static str);
+
+impl ProviderCode {
+    /// What the request itself, and so our configuration or the client's registration, is to blame for.
+    const OF_THE_REQUEST: [&str; 10] = [
+        "invalid_request",
+        "unauthorized_client",
+        "unsupported_response_type",
+        "unsupported_grant_type",
+        "invalid_scope",
+        "invalid_request_uri",
+        "invalid_request_object",
+        "request_not_supported",
+        "request_uri_not_supported",
+        "registration_not_supported",
+    ];
+    const OF_THE_MOMENT: [&str; 9] = [
+        "access_denied",
+        "server_error",
+        "temporarily_unavailable",
+        "interaction_required",
+        "login_required",
+        "account_selection_required",
+        "consent_required",
+        "invalid_client",
+        "invalid_grant",
+    ];
+
+    /// The code of this text.
+    pub fn of(text: &str) -> Self {
+        let mut known = Self::OF_THE_REQUEST.into_iter().chain(Self::OF_THE_MOMENT);
+        Self(known.find(|name| *name == text).unwrap_or("other"))
+    }
+
+    /// The name, for a log.
+    pub fn as_str(self) -> &'static str {
+        self.0
+    }
+
+    /// Whether the request is to blame, which stays so until somebody changes a setting here or there.
+    pub fn is_of_the_request(self) -> bool {
+        Self::OF_THE_REQUEST.contains(&self.0)
+    }
+}
+
+/// What we need of a discovery document (<https://openid.net/specs/openid-connect-discovery-1_0.html>): the issuer's own
+/// words, the same for each of its clients.
+#[derive(Clone, Debug)]
+pub struct Document {
+    authorization: Url,
+    token: Url,
+    jwks: Option<Url>,
+    userinfo: Option<Url>,
+    end_session: Option<Url>,
+    names_issuer: bool,
+    takes_secret_in_body: bool,
+}
+
+impl Document {
+    /// Reads the document of `issuer`.
+    ///
+    /// # Errors
+    /// [`OidcError`] when it is malformed, of another issuer, or names an insecure endpoint.
+    pub fn parse(json: &[u8], issuer: &str, https_only: bool) -> Result<Self, OidcError> {
+        #[derive(Deserialize)]
+        struct Members {
+            issuer: String,
+            authorization_endpoint: String,
+            token_endpoint: String,
+            jwks_uri: Option<String>,
+            userinfo_endpoint: Option<String>,
+            end_session_endpoint: Option<String>,
+            authorization_response_iss_parameter_supported: Option<bool>,
+            token_endpoint_auth_methods_supported: Option<Vec<String>>,
+        }
+        let malformed = OidcError::Malformed("discovery document");
+        if json.len() > MAX_DOCUMENT {
+            return Err(malformed);
+        }
+        let members: Members = serde_json::from_slice(json).map_err(|_| malformed)?;
+        // Attack: a document from elsewhere that sends customers and codes to its author.
+        if members.issuer != issuer {
+            return Err(OidcError::WrongIssuer);
+        }
+        let address = |text: &str| web_address(text, https_only).ok_or(OidcError::InsecureEndpoint);
+        let maybe = |text: Option<String>| text.map(|text| address(&text)).transpose();
+        let methods = members.token_endpoint_auth_methods_supported;
+        Ok(Self {
+            authorization: address(&members.authorization_endpoint)?,
+            token: address(&members.token_endpoint)?,
+            jwks: maybe(members.jwks_uri)?,
+            userinfo: maybe(members.userinfo_endpoint)?,
+            end_session: maybe(members.end_session_endpoint)?,
+            names_issuer: members.authorization_response_iss_parameter_supported.unwrap_or_default(),
+            takes_secret_in_body: methods.is_some_and(|all| all.iter().any(|method| method == "client_secret_post")),
+        })
+    }
+}
+
+/// The document of a provider, together with what the provider's setting says.
 #[derive(Clone, Debug)]
 pub struct Metadata {
     /// Where the browser is sent.
@@ -120,46 +226,19 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// Reads the document of `provider`.
-    ///
-    /// # Errors
-    /// [`OidcError`] when it is malformed, of another issuer, or names an insecure endpoint.
-    pub fn parse(json: &[u8], provider: &Provider, https_only: bool) -> Result<Self, OidcError> {
-        #[derive(Deserialize)]
-        struct Document {
-            issuer: String,
-            authorization_endpoint: String,
-            token_endpoint: String,
-            jwks_uri: Option<String>,
-            userinfo_endpoint: Option<String>,
-            end_session_endpoint: Option<String>,
-            #[serde(default)]
-            authorization_response_iss_parameter_supported: bool,
-            token_endpoint_auth_methods_supported: Option<Vec<String>>,
-        }
-        let malformed = OidcError::Malformed("discovery document");
-        if json.len() > MAX_DOCUMENT {
-            return Err(malformed);
-        }
-        let document: Document = serde_json::from_slice(json).map_err(|_| malformed)?;
-        // Attack: a document from elsewhere that sends customers and codes to its author.
-        if document.issuer != provider.issuer {
-            return Err(OidcError::WrongIssuer);
-        }
-        let address = |text: &str| web_address(text, https_only).ok_or(OidcError::InsecureEndpoint);
-        let maybe = |text: Option<String>| text.map(|text| address(&text)).transpose();
-        let methods = document.token_endpoint_auth_methods_supported;
-        Ok(Self {
-            authorization: address(&document.authorization_endpoint)?,
-            token: address(&document.token_endpoint)?,
-            jwks: maybe(document.jwks_uri)?,
-            userinfo: maybe(document.userinfo_endpoint)?,
-            end_session: maybe(document.end_session_endpoint)?.or_else(|| provider.fallback_logout()),
-            names_issuer: document.authorization_response_iss_parameter_supported,
+    /// What `document` means for `provider`, whose issuer's it is. Where both name a logout, the operator's word counts.
+    pub fn new(document: &Document, provider: &Provider) -> Self {
+        let said = || document.end_session.clone();
+        Self {
+            authorization: document.authorization.clone(),
+            token: document.token.clone(),
+            jwks: document.jwks.clone(),
+            userinfo: document.userinfo.clone(),
+            end_session: provider.end_session_endpoint.clone().or_else(said).or_else(|| provider.profiles_logout()),
+            names_issuer: document.names_issuer,
             // The specification's default is the header; LINE takes the body only and does not say so.
-            secret_in_body: provider.profile == Profile::Line
-                || methods.is_some_and(|all| all.iter().any(|method| method == "client_secret_post")),
-        })
+            secret_in_body: provider.profile == Profile::Line || document.takes_secret_in_body,
+        }
     }
 
     /// Checks the `iss` parameter of a callback.
@@ -178,8 +257,16 @@ impl Metadata {
 
 struct Key {
     id: Option<String>,
-    alg: Alg,
+    kind: KeyKind,
+    /// The one algorithm that it is for, where it says so.
+    alg: Option<Alg>,
     key: DecodingKey,
+}
+
+impl Key {
+    fn fits(&self, alg: Alg) -> bool {
+        Some(self.kind) == alg.key() && self.alg.is_none_or(|own| own == alg)
+    }
 }
 
 /// A provider's public keys.
@@ -205,32 +292,35 @@ impl KeySet {
             if text("use").is_some_and(|purpose| purpose != "sig") {
                 return None;
             }
-            let (alg, key) = match text("kty")? {
-                "RSA" => {
+            let ec = || DecodingKey::from_ec_components(text("x")?, text("y")?).ok();
+            let (kind, key) = match (text("kty")?, text("crv")) {
+                ("RSA", _) => {
                     let (modulus, exponent) = (text("n")?, text("e")?);
                     // Attack: a key short enough to be factored.
                     if URL_SAFE_NO_PAD.decode(modulus).ok()?.len() < 256 {
                         return None;
                     }
-                    (Alg::Rs256, DecodingKey::from_rsa_components(modulus, exponent).ok()?)
+                    (KeyKind::Rsa, DecodingKey::from_rsa_components(modulus, exponent).ok()?)
                 }
-                "EC" if text("crv") == Some("P-256") => {
-                    (Alg::Es256, DecodingKey::from_ec_components(text("x")?, text("y")?).ok()?)
-                }
+                ("EC", Some("P-256")) => (KeyKind::P256, ec()?),
+                ("EC", Some("P-384")) => (KeyKind::P384, ec()?),
+                ("OKP", Some("Ed25519")) => (KeyKind::Ed25519, DecodingKey::from_ed_components(text("x")?).ok()?),
                 // Attack: a symmetric key in a published set would let anybody sign.
                 _ => return None,
             };
-            if text("alg").is_some_and(|named| Alg::parse(named) != Some(alg)) {
-                return None;
-            }
-            Some(Key { id: text("kid").map(str::to_owned), alg, key })
+            let alg = match text("alg") {
+                // Attack: a key that is published for one algorithm, used with another.
+                Some(named) => Some(Alg::parse(named).filter(|alg| alg.key() == Some(kind))?),
+                None => None,
+            };
+            Some(Key { id: text("kid").map(str::to_owned), kind, alg, key })
         };
         Ok(Self(set.keys.iter().filter_map(read).take(MAX_KEYS).collect()))
     }
 
     /// The key of this id and algorithm; without an id the only one that fits.
     fn find(&self, id: Option<&str>, alg: Alg) -> Option<&DecodingKey> {
-        let mut fitting = self.0.iter().filter(|key| key.alg == alg);
+        let mut fitting = self.0.iter().filter(|key| key.fits(alg));
         match id {
             Some(id) => fitting.find(|key| key.id.as_deref() == Some(id)).map(|key| &key.key),
             None => match (fitting.next(), fitting.next()) {
@@ -277,7 +367,8 @@ fn address<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<S
 
 /// Some providers write `"true"`. What is neither truth nor falsehood is no proof.
 fn verified<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
-    Ok(Some(match Truth::deserialize(deserializer)? {
+    // A `null` says nothing: it is no `false`.
+    Ok(Option::<Truth>::deserialize(deserializer)?.map(|said| match said {
         Truth::Plain(truth) => truth,
         Truth::Text(text) => text == "true",
         Truth::Other(_) => false,
@@ -371,25 +462,52 @@ pub fn check_id_token(
     let alg = Alg::parse(&header.alg)
         .filter(|alg| expected.provider.algorithms.contains(alg))
         .ok_or(OidcError::AlgorithmNotAllowed)?;
-    let verified = match alg {
-        Alg::Hs256 => {
+    let verified = match public(alg) {
+        None => {
             let made = mac::sign(expected.secret.expose().as_bytes(), signed.as_bytes());
             mac::equal(&made, &decode(signature)?)
         }
-        Alg::Rs256 | Alg::Es256 => {
+        Some(public) => {
             let key = keys.and_then(|keys| keys.find(header.kid.as_deref(), alg)).ok_or(OidcError::UnknownKey)?;
-            let alg = if alg == Alg::Rs256 { jsonwebtoken::Algorithm::RS256 } else { jsonwebtoken::Algorithm::ES256 };
-            jsonwebtoken::crypto::verify(signature, signed.as_bytes(), key, alg).unwrap_or(false)
+            jsonwebtoken::crypto::verify(signature, signed.as_bytes(), key, public).unwrap_or(false)
         }
     };
     if !verified {
         return Err(OidcError::InvalidSignature);
     }
     let claims: Claims = serde_json::from_slice(&decode(payload)?).map_err(|_| MALFORMED)?;
-    check_claims(claims, expected, now)
+    check_claims(claims, alg, expected, now)
 }
 
-fn check_claims(claims: Claims, expected: &Expected<'_>, now: Timestamp) -> Result<Proven, OidcError> {
+/// The algorithm of a public key; `None` for the one with a secret.
+fn public(alg: Alg) -> Option<jsonwebtoken::Algorithm> {
+    use jsonwebtoken::Algorithm as A;
+    Some(match alg {
+        Alg::Rs256 => A::RS256,
+        Alg::Rs384 => A::RS384,
+        Alg::Rs512 => A::RS512,
+        Alg::Ps256 => A::PS256,
+        Alg::Ps384 => A::PS384,
+        Alg::Ps512 => A::PS512,
+        Alg::Es256 => A::ES256,
+        Alg::Es384 => A::ES384,
+        Alg::EdDsa => A::EdDSA,
+        Alg::Hs256 => return None,
+    })
+}
+
+/// The left half of an access token's hash, by the hash of the ID token's algorithm; EdDSA on Ed25519 hashes with SHA-512.
+fn at_hash(alg: Alg, access_token: &SecretString) -> String {
+    let token = access_token.expose().as_bytes();
+    let half = |digest: &[u8]| URL_SAFE_NO_PAD.encode(&digest[..digest.len() / 2]);
+    match alg {
+        Alg::Rs256 | Alg::Ps256 | Alg::Es256 | Alg::Hs256 => half(&Sha256::digest(token)),
+        Alg::Rs384 | Alg::Ps384 | Alg::Es384 => half(&Sha384::digest(token)),
+        Alg::Rs512 | Alg::Ps512 | Alg::EdDsa => half(&Sha512::digest(token)),
+    }
+}
+
+fn check_claims(claims: Claims, alg: Alg, expected: &Expected<'_>, now: Timestamp) -> Result<Proven, OidcError> {
     let client = &expected.provider.client_id;
     // Attack: a token of another provider, or of the same provider's other tenant.
     if !expected.provider.is_issued_by(&claims.iss) {
@@ -420,11 +538,10 @@ fn check_claims(claims: Claims, expected: &Expected<'_>, now: Timestamp) -> Resu
         return Err(OidcError::WrongNonce);
     }
     // Attack: an access token of somebody else put beside this ID token, whose UserInfo would then be believed.
-    if let Some(hash) = &claims.at_hash {
-        let digest = Sha256::digest(expected.access_token.expose().as_bytes());
-        if !mac::equal(URL_SAFE_NO_PAD.encode(&digest[..16]).as_bytes(), hash.as_bytes()) {
-            return Err(OidcError::WrongAccessToken);
-        }
+    if let Some(hash) = &claims.at_hash
+        && !mac::equal(at_hash(alg, expected.access_token).as_bytes(), hash.as_bytes())
+    {
+        return Err(OidcError::WrongAccessToken);
     }
     // The specification's limit for a subject.
     if claims.sub.is_empty() || claims.sub.len() > 255 || claims.sub.chars().any(char::is_control) {
@@ -461,13 +578,16 @@ impl TokenAnswer {
                 .map(|Answer { access_token, id_token }| Self { access_token, id_token })
                 .map_err(|_| OidcError::Malformed("token answer")),
             500.. | 429 => Err(OidcError::Unreachable),
-            _ => match serde_json::from_slice::<Refusal>(json) {
-                Ok(refusal) if matches!(refusal.error.as_str(), "invalid_client" | "unauthorized_client") => {
-                    Err(OidcError::ClientRefused)
-                }
-                Err(_) if status == 401 => Err(OidcError::ClientRefused),
-                _ => Err(OidcError::CodeRefused),
-            },
+            _ => {
+                let said = serde_json::from_slice::<Refusal>(json).ok();
+                let code = ProviderCode::of(said.as_ref().map_or("", |refusal| refusal.error.as_str()));
+                Err(match code.as_str() {
+                    "invalid_client" | "unauthorized_client" => OidcError::ClientRefused(code),
+                    _ if status == 401 && said.is_none() => OidcError::ClientRefused(code),
+                    _ if code.is_of_the_request() => OidcError::RequestRefused(code),
+                    _ => OidcError::CodeRefused(code),
+                })
+            }
         }
     }
 }

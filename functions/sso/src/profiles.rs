@@ -17,28 +17,68 @@ const MAX_NAME: usize = 32;
 /// The most stores, and the most providers of one store.
 const MAX_ENTRIES: usize = 100;
 
-/// A signature algorithm of ID tokens. `none` is not among them, and never will be.
+/// A signature algorithm of ID tokens (RFC 7518, RFC 8037). `none` is not among them, and never will be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub enum Alg {
     /// RSA PKCS #1 v1.5 with SHA-256.
     #[serde(rename = "RS256")]
     Rs256,
+    /// RSA PKCS #1 v1.5 with SHA-384.
+    #[serde(rename = "RS384")]
+    Rs384,
+    /// RSA PKCS #1 v1.5 with SHA-512.
+    #[serde(rename = "RS512")]
+    Rs512,
+    /// RSA PSS with SHA-256.
+    #[serde(rename = "PS256")]
+    Ps256,
+    /// RSA PSS with SHA-384.
+    #[serde(rename = "PS384")]
+    Ps384,
+    /// RSA PSS with SHA-512.
+    #[serde(rename = "PS512")]
+    Ps512,
     /// ECDSA on P-256 with SHA-256.
     #[serde(rename = "ES256")]
     Es256,
+    /// ECDSA on P-384 with SHA-384.
+    #[serde(rename = "ES384")]
+    Es384,
+    /// Ed25519.
+    #[serde(rename = "EdDSA")]
+    EdDsa,
     /// HMAC with SHA-256 under the client secret; LINE only.
     #[serde(rename = "HS256")]
     Hs256,
 }
 
+/// A kind of public key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyKind {
+    /// RSA.
+    Rsa,
+    /// The curve P-256.
+    P256,
+    /// The curve P-384.
+    P384,
+    /// Edwards's curve 25519.
+    Ed25519,
+}
+
 impl Alg {
     /// As it stands in a token's header. `None` for every other algorithm.
     pub fn parse(text: &str) -> Option<Self> {
-        match text {
-            "RS256" => Some(Self::Rs256),
-            "ES256" => Some(Self::Es256),
-            "HS256" => Some(Self::Hs256),
-            _ => None,
+        Self::deserialize(serde::de::value::StrDeserializer::<serde::de::value::Error>::new(text)).ok()
+    }
+
+    /// The kind of key that it needs; `None` for the one with a secret.
+    pub fn key(self) -> Option<KeyKind> {
+        match self {
+            Self::Rs256 | Self::Rs384 | Self::Rs512 | Self::Ps256 | Self::Ps384 | Self::Ps512 => Some(KeyKind::Rsa),
+            Self::Es256 => Some(KeyKind::P256),
+            Self::Es384 => Some(KeyKind::P384),
+            Self::EdDsa => Some(KeyKind::Ed25519),
+            Self::Hs256 => None,
         }
     }
 }
@@ -68,6 +108,20 @@ impl Profile {
             Self::Google => Some("https://accounts.google.com"),
             Self::Line => Some("https://access.line.me"),
         }
+    }
+
+    /// Whether a first request may ask for this. `none` never: it turns everybody away who is not logged in there yet.
+    ///
+    /// Google does not know `login` (<https://developers.google.com/identity/openid-connect/openid-connect>), nor LINE
+    /// `select_account` (<https://developers.line.biz/en/docs/line-login/integrate-line-login/>); what others know is
+    /// theirs to say.
+    fn takes_prompt(self, prompt: &str) -> bool {
+        let each = |word: &str| match self {
+            Self::Google => matches!(word, "consent" | "select_account"),
+            Self::Line => matches!(word, "consent" | "login"),
+            Self::Generic | Self::Auth0 => !matches!(word, "" | "none"),
+        };
+        prompt.split(' ').all(each)
     }
 
     fn algorithms(self) -> &'static [Alg] {
@@ -101,7 +155,7 @@ pub struct Provider {
     pub trust_email: bool,
     /// What stands before the subject in Shopify's `identifier`; `None` sends no identifier.
     pub namespace: Option<String>,
-    /// The provider's logout, where its discovery document does not name it.
+    /// The provider's logout; counts before the one that its discovery document names.
     pub end_session_endpoint: Option<Url>,
 }
 
@@ -117,12 +171,12 @@ impl Provider {
         format!("{}/.well-known/openid-configuration", self.issuer.trim_end_matches('/'))
     }
 
-    /// The provider's own logout, where the document may leave it out.
-    pub fn fallback_logout(&self) -> Option<Url> {
-        self.end_session_endpoint.clone().or_else(|| match self.profile {
+    /// The logout that providers of this profile have, where the document leaves it out.
+    pub fn profiles_logout(&self) -> Option<Url> {
+        match self.profile {
             Profile::Auth0 => Url::parse(&self.issuer).ok()?.join("oidc/logout").ok(),
             _ => None,
-        })
+        }
     }
 }
 
@@ -188,16 +242,42 @@ fn yes() -> bool {
     true
 }
 
+/// The setting's members as they stand there: a map would keep the last of two that have one name.
+struct Texts(Vec<(String, StoreText)>);
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> serde::de::Visitor<'de> for Members {
+            type Value = Texts;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("stores by domain")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Texts, A::Error> {
+                let mut all = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    all.push(member);
+                }
+                Ok(Texts(all))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
 impl Stores {
     /// What a wrong setting is told.
     pub const RULE: &'static str = "must be JSON as in docs/CUSTOMER-LOGIN.md: stores by myshopify.com domain, each with \
-                                    providers; HS256 for LINE only; a namespace for each issuer; https issuers in \
-                                    production";
+                                    providers; each store once; HS256 for LINE only; a prompt that the provider knows; a \
+                                    namespace for each issuer; https issuers in production";
 
     /// Reads the setting. `None` when anything is wrong: a login that is half configured is none.
     pub fn parse(text: &str, https_only: bool) -> Option<Self> {
-        let texts: BTreeMap<String, StoreText> = serde_json::from_str(text).ok()?;
-        if texts.len() > MAX_ENTRIES {
+        let Texts(texts) = serde_json::from_str(text).ok()?;
+        let count = texts.len();
+        if count > MAX_ENTRIES {
             return None;
         }
         let store = |(domain, text): (String, StoreText)| {
@@ -215,7 +295,9 @@ impl Stores {
             }
             Some((shop, Store { hosts, providers, bind_ip: text.bind_ip, link_existing: text.link_existing }))
         };
-        texts.into_iter().map(store).collect::<Option<_>>().map(Self)
+        let stores: BTreeMap<_, _> = texts.into_iter().map(store).collect::<Option<_>>()?;
+        // One store in two spellings, or twice in one, of which the last would win in silence.
+        (stores.len() == count).then_some(Self(stores))
     }
 
     /// The login of one store, if it has one.
@@ -281,7 +363,7 @@ fn provider(text: ProviderText, https_only: bool) -> Option<Provider> {
         && !algorithms.is_empty()
         // Attack: where HS256 is allowed beside RS256, the public key, which everybody has, would be the secret.
         && (text.profile == Profile::Line || !algorithms.contains(&Alg::Hs256))
-        && text.prompt.as_deref().is_none_or(words);
+        && text.prompt.as_deref().is_none_or(|prompt| words(prompt) && text.profile.takes_prompt(prompt));
     good.then_some(Provider {
         name: text.name,
         profile: text.profile,
@@ -338,11 +420,11 @@ pub(crate) mod tests {
         );
         let auth0 = a.provider(Some("auth0")).unwrap();
         assert_eq!(auth0.discovery_url(), "https://t.auth0.com/.well-known/openid-configuration");
-        assert_eq!(auth0.fallback_logout().unwrap().as_str(), "https://t.auth0.com/oidc/logout");
+        assert_eq!(auth0.profiles_logout().unwrap().as_str(), "https://t.auth0.com/oidc/logout");
         let google = a.provider(Some("google")).unwrap();
         assert!(google.is_issued_by("accounts.google.com") && google.is_issued_by("https://accounts.google.com"));
         assert!(!google.is_issued_by("https://accounts.google.com/"));
-        assert!(google.fallback_logout().is_none());
+        assert!(google.profiles_logout().is_none());
         assert!(!a.provider(Some("company")).unwrap().is_issued_by("id.example.com"));
         let b = stores.of(&shop("b")).unwrap();
         assert_eq!(b.hosts.login().as_str(), "b.myshopify.com");
@@ -358,6 +440,8 @@ pub(crate) mod tests {
             Stores::parse(&TEXT.replacen(from, to, 1), true).is_some()
         };
         assert!(with("us0", "us1"));
+        assert!(with(r#""secret": "s3""#, r#""secret": "s3", "prompt": "consent select_account""#));
+        assert!(with(r#""secret": "s4""#, r#""secret": "s4", "prompt": "login""#));
         // One issuer's two clients may share its subjects' namespace.
         assert!(with(
             r#""secret": "s1"}"#,
@@ -393,6 +477,15 @@ pub(crate) mod tests {
                 r#""secret": "s2", "identifier": false}, {"name": "y", "profile": "line", "client_id": "1", "secret": "s", "namespace": "auth0""#,
             ),
             (r#""prompt": "login""#, r#""prompt": "login\n""#),
+            (r#""prompt": "login""#, r#""prompt": "none""#),
+            (r#""prompt": "login""#, r#""prompt": """#),
+            // What Google and LINE do not know.
+            (r#""secret": "s3""#, r#""secret": "s3", "prompt": "login""#),
+            (r#""secret": "s3""#, r#""secret": "s3", "prompt": "none""#),
+            (r#""secret": "s4""#, r#""secret": "s4", "prompt": "select_account""#),
+            // One store twice, in one spelling or in two.
+            ("b.myshopify.com", "a.myshopify.com"),
+            ("b.myshopify.com", "A.MyShopify.com"),
         ] {
             assert!(!with(from, to), "{from} -> {to}");
         }

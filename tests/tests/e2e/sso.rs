@@ -146,6 +146,54 @@ async fn a_customer_logs_in_lands_where_they_were_and_logs_out() {
         assert!(!logs.contains(told), "the log tells {told}");
     }
     assert!(logs.contains("SsoLogin"), "{logs}");
+    // The store stands in a line once the cookie has proven it, and not because a link names it.
+    let shop = harness.local.app().shop.as_str();
+    let answered = |route: &str| {
+        let of = |line: &String| line.contains("\"answered\"") && line.contains(route);
+        log_lines(&harness).into_iter().filter(of).collect::<Vec<_>>()
+    };
+    for route in ["GET /login", "GET /logout"] {
+        let lines = answered(route);
+        assert!(!lines.is_empty() && lines.iter().all(|line| !line.contains(shop)), "{lines:?}");
+    }
+    let lines = answered("GET /callback/");
+    assert!(lines.len() == 1 && lines[0].contains(shop), "{lines:?}");
+}
+
+#[tokio::test]
+async fn who_fails_with_auto_login_gets_in_without() {
+    let harness = Harness::start().await;
+    let link = |page: &Page| {
+        let link = page.body.split("class=\"button\" href=\"").nth(1).and_then(|rest| rest.split('"').next());
+        link.map(|link| format!("{}{}", harness.local.addresses().sso, link.replace("&amp;", "&")))
+    };
+    let mut browser = Browser::new(&harness);
+    let login = login_url(&harness, "line", "/products/sample?colour=red");
+    let there = browser.get(&login).await;
+    let page = browser.get(there.to()).await;
+    let callback = browser.choose(&page, "auto-login-fails").await;
+    let failed = browser.get(&callback).await;
+    assert_eq!(failed.status, 400, "{}", failed.body);
+    let again = link(&failed).expect("a link to try again");
+    assert!(again.contains("disable_auto_login=true") && again.contains("return_to="), "{again}");
+    let there = browser.get(&again).await;
+    assert!(there.to().contains("disable_auto_login=true"), "{}", there.to());
+    let page = browser.get(there.to()).await;
+    assert!(!page.body.contains("auto-login-fails"), "{}", page.body);
+    let callback = browser.choose(&page, "0").await;
+    let made = browser.get(&callback).await;
+    assert_eq!(browser.get(made.to()).await.to(), store(&harness, "/products/sample?colour=red"));
+    // The other failure: the answer arrives in a browser that has no cookie of ours.
+    let mut other = Browser::new(&harness);
+    let lost = other.get(&callback).await;
+    let again = link(&lost).expect("a link to try again");
+    assert!(again.contains("provider=line") && again.contains("disable_auto_login=true"), "{again}");
+    assert!(other.get(&again).await.to().contains("disable_auto_login=true"));
+    // No other provider has it.
+    let callback = browser.up_to_callback("company", "0").await;
+    let failed = browser.get(&callback.replace("state=", "state=0")).await;
+    let again = link(&failed).expect("a link to try again");
+    assert!(failed.status == 400 && !again.contains("disable_auto_login"), "{again}");
 }
 
 fn log_lines(harness: &Harness) -> Vec<String> {
@@ -316,15 +364,91 @@ async fn a_provider_changes_its_keys_and_logins_go_on() {
     assert_eq!(jwks_reads(&harness).await, 2);
 }
 
-/// What the operator does after Shopify has made a new Multipass secret: the newest first, the old one behind it.
-async fn store_multipass(harness: &Harness, shop: &str, secrets: &[&str]) {
+/// Changes the app's secret.
+async fn store_secret(harness: &Harness, change: impl FnOnce(&mut serde_json::Value)) {
     let id = harness.setting("SHOPIFY_SECRETS");
     let aws = harness.local.aws();
     let held = aws.call("secretsmanager", "GetSecretValue", &json!({ "SecretId": id })).await.unwrap();
     let mut value: serde_json::Value = serde_json::from_str(held["SecretString"].as_str().unwrap()).unwrap();
-    value["multipass"][shop] = json!(secrets);
+    change(&mut value);
     let input = json!({ "SecretId": id, "SecretString": value.to_string() });
     aws.call("secretsmanager", "PutSecretValue", &input).await.unwrap();
+}
+
+/// After a read nobody reads again for the sake of a signature that does not fit, for so long.
+async fn until_secrets_may_be_read_again() {
+    tokio::time::sleep(gatehouse_core::secrets::MIN_PAUSE + std::time::Duration::from_millis(500)).await;
+}
+
+#[tokio::test]
+async fn a_login_under_way_survives_a_new_client_secret_in_processes_that_do_not_know_it_yet() {
+    let harness = Harness::start().await;
+    let old = harness.local.shopify().secrets().remove(0);
+    let new = "a-new-client-secret-of-the-app";
+    let rotated = |value: &mut serde_json::Value| {
+        value["client_secret"] = json!(new);
+        value["previous_client_secrets"] = json!([old]);
+    };
+    // One process knows the new secret, and begins a login and a logout with it.
+    store_secret(&harness, rotated).await;
+    harness.local.lambda().cool("sso");
+    let mut browser = Browser::new(&harness);
+    let callback = browser.up_to_callback("company", "0").await;
+    let logout = login_url(&harness, "company", "/products/sample").replace("/login?", "/logout?");
+    let mut leaving = Browser::new(&harness);
+    let provider = leaving.get(&logout).await;
+    let done = leaving.get(provider.to()).await.to().to_owned();
+    // Another has read the old one some time ago, and gets both answers.
+    store_secret(&harness, |value| {
+        value["client_secret"] = json!(old);
+        value["previous_client_secrets"] = json!([]);
+    })
+    .await;
+    harness.local.lambda().cool("sso");
+    assert_eq!(Browser::new(&harness).get(&login_url(&harness, "company", "/")).await.status, 302);
+    store_secret(&harness, rotated).await;
+    until_secrets_may_be_read_again().await;
+    let started = harness.local.lambda().started("sso");
+    let stores = leaving.get(&done).await;
+    assert!(stores.status == 302 && stores.to().contains("/account/logout"), "{}: {}", stores.status, stores.body);
+    let made = browser.get(&callback).await;
+    assert_eq!(made.status, 302, "{}", made.body);
+    assert_eq!(browser.get(made.to()).await.status, 302);
+    assert_eq!(harness.local.lambda().started("sso"), started, "nothing was started again for it");
+}
+
+#[tokio::test]
+async fn a_login_that_cannot_end_for_want_of_a_client_secret_is_not_begun() {
+    let harness = Harness::start().await;
+    let mut browser = Browser::new(&harness);
+    let callback = browser.up_to_callback("company", "0").await;
+    let mut kept = None;
+    store_secret(&harness, |value| {
+        kept = value.as_object_mut().unwrap().remove(gatehouse_local::shopify::OIDC_SECRET);
+    })
+    .await;
+    let kept = kept.expect("the provider's client secret is there");
+    harness.local.lambda().cool("sso");
+    let refused = Browser::new(&harness).get(&login_url(&harness, "company", "/")).await;
+    assert_eq!((refused.status, &refused.location), (503, &None), "{}", refused.body);
+    // Nor does a login that has begun lose its one use.
+    let cookies = browser.cookies.clone();
+    assert_eq!(browser.get(&callback).await.status, 503);
+    assert!(harness.logs().contains("secret_missing"));
+    // Put in since: the same processes look once more, before either.
+    store_secret(&harness, |value| value[gatehouse_local::shopify::OIDC_SECRET] = kept).await;
+    until_secrets_may_be_read_again().await;
+    let started = harness.local.lambda().started("sso");
+    browser.cookies = cookies;
+    let made = browser.get(&callback).await;
+    assert_eq!(made.status, 302, "{}", made.body);
+    assert_eq!(Browser::new(&harness).get(&login_url(&harness, "company", "/")).await.status, 302);
+    assert_eq!(harness.local.lambda().started("sso"), started);
+}
+
+/// What the operator does after Shopify has made a new Multipass secret: the newest first, the old one behind it.
+async fn store_multipass(harness: &Harness, shop: &str, secrets: &[&str]) {
+    store_secret(harness, |value| value["multipass"][shop] = json!(secrets)).await;
 }
 
 #[tokio::test]
@@ -455,7 +579,7 @@ async fn who_was_disabled_is_enabled_and_a_token_is_for_one_browser() {
     let made = browser.get(&callback).await;
     let elsewhere = harness.http.get(made.to()).header("x-forwarded-for", "203.0.113.9").send().await.unwrap();
     assert_eq!(elsewhere.status(), 400);
-    assert!(elsewhere.text().await.unwrap().contains("made for another address"));
+    assert!(elsewhere.text().await.unwrap().contains("You are not authorized to use Multipass login"));
     assert_eq!(browser.get(made.to()).await.status, 302, "and it is not spent by that");
 }
 

@@ -1,5 +1,6 @@
 //! A small OpenID provider for the storefront log-in: discovery, authorization code with PKCE and nonce, RS256 keys, and at
-//! `/line` a second issuer that behaves as LINE does (HS256 with the channel secret, no `email_verified`). It must refuse
+//! `/line` a second issuer that behaves as LINE does (HS256 with the channel secret, no `email_verified`, an auto login that
+//! can fail). It must refuse
 //! what a careful provider refuses, so that a careless client is found out.
 
 use std::collections::HashMap;
@@ -36,8 +37,14 @@ struct Authorization {
     nonce: Option<String>,
     challenge: Option<String>,
     user: Option<usize>,
+    auto_login: bool,
     at: i64,
 }
+
+/// What the form says when LINE's auto login fails, as it does in a private window: the browser comes back all the same, with
+/// a code and a state that are worth nothing, until it is asked for without auto login
+/// (<https://developers.line.biz/en/docs/line-login/how-to-handle-auto-login-failure/>).
+const AUTO_LOGIN_FAILS: &str = "auto-login-fails";
 
 struct Keys {
     id: String,
@@ -225,9 +232,18 @@ impl Standin {
             })
             .collect();
         let prefix = if line { "/line" } else { "" };
+        let auto_login = line && call.parameter("disable_auto_login") != Some("true");
+        let failing = if auto_login {
+            format!(
+                "<p><button name=\"user\" value=\"{AUTO_LOGIN_FAILS}\" id=\"{AUTO_LOGIN_FAILS}\">Auto login that fails</button> \
+                 as in a private window</p>"
+            )
+        } else {
+            String::new()
+        };
         let body = format!(
             "<section class=\"card\"><p class=\"eyebrow\">OpenID provider</p><h1>Log in as</h1>\
-             <form method=\"post\" action=\"{prefix}/login\"><input type=\"hidden\" name=\"id\" value=\"{id}\">{users}\
+             <form method=\"post\" action=\"{prefix}/login\"><input type=\"hidden\" name=\"id\" value=\"{id}\">{users}{failing}\
              <p><button name=\"user\" value=\"cancel\" id=\"cancel\">Cancel</button></p></form></section>"
         );
         let now = crate::now();
@@ -242,6 +258,7 @@ impl Standin {
                     nonce: call.parameter("nonce").map(str::to_owned),
                     challenge: challenge.map(str::to_owned),
                     user: None,
+                    auto_login,
                     at: now,
                 },
             );
@@ -251,13 +268,18 @@ impl Standin {
 
     fn oidc_login(&self, line: bool, call: &Call) -> Response {
         let form = call.form();
-        let user = field(&form, "user").and_then(|user| user.parse::<usize>().ok()).filter(|user| *user < USERS.len());
+        let chosen = field(&form, "user");
+        let user = chosen.and_then(|user| user.parse::<usize>().ok()).filter(|user| *user < USERS.len());
         let issuer = self.oidc_issuer(line);
         let now = crate::now();
         let target = self.oidc.with(|held| {
             let mut waiting = held.waiting.remove(field(&form, "id")?)?;
             let mut parameters = vec![("state".to_owned(), waiting.state.clone()), ("iss".to_owned(), issuer)];
             let redirect_uri = waiting.redirect_uri.clone();
+            if chosen == Some(AUTO_LOGIN_FAILS) && waiting.auto_login {
+                let worthless = ["code", "state"].map(|name| (name.to_owned(), sign::random_hex(16)));
+                return Some(format!("{redirect_uri}?{}", sign::encode_query(&worthless)));
+            }
             match user {
                 Some(user) => {
                     let code = sign::random_hex(16);

@@ -19,6 +19,8 @@ use super::{Call, Standin, escape, html, not_found, redirect, sign};
 /// Milliseconds for which a token may be used.
 const TOKEN_LIFE: i64 = 15 * 60 * 1_000;
 const COOKIE: &str = "storefront_session";
+/// Shopify's words for a browser at another address than `remote_ip` (the questions below its page on Multipass).
+const NOT_AUTHORIZED: &str = "You are not authorized to use Multipass login";
 /// Shopify's words for a customer who has no identifier, or another one.
 const TAKEN: &str =
     "The given email address is already used by another customer (with a different Multipass identifier).";
@@ -160,7 +162,7 @@ fn log_in(
         return Err("The token has expired.");
     }
     if text("remote_ip").is_some_and(|wanted| wanted != address) {
-        return Err("The token was made for another address.");
+        return Err(NOT_AUTHORIZED);
     }
     let digest = hex::encode(Sha256::digest(token.trim_end_matches('=').as_bytes()));
     if found.multipass_used.contains(&digest) {
@@ -331,7 +333,7 @@ mod tests {
         assert!(visitor.claims(of("203.0.113.7")).await.is_ok());
         for other in ["203.0.113.8", "127.0.0.1", "2001:db8::1"] {
             let reason = visitor.claims(of(other)).await.unwrap_err();
-            assert_eq!(reason, "The token was made for another address.", "{other}");
+            assert_eq!(reason, "You are not authorized to use Multipass login", "{other}");
         }
         visitor.address = "198.51.100.1";
         assert!(visitor.claims(of("203.0.113.7")).await.is_err());
