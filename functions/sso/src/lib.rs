@@ -208,7 +208,9 @@ impl Sso {
                 let page = self.stopped(request, Some(&journey), error);
                 // Attack: another site sends the browser here with a state of its own, to end the login under way.
                 let foreign = matches!(error, FlowError::StateMismatch | FlowError::BadRequest);
-                if foreign { page } else { page.with_cookie(flow::COOKIE.clear()) }
+                // Nothing is spent for want of a secret: the same page, asked for again, may go on.
+                let kept = foreign || error == FlowError::SecretMissing;
+                if kept { page } else { page.with_cookie(flow::COOKIE.clear()) }
             }
         }
         .for_shop(journey.shop())
