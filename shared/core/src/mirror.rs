@@ -230,7 +230,7 @@ impl Mirror {
         self.bury(fence, Key::gone(shop, "CUSTOMER", &key.customer(id)), REDACTED_AT, gone, now).await?;
         let mut after = None;
         loop {
-            let (orders, next) = self.orders_of(shop, key, id, after.as_ref(), 100).await?;
+            let (orders, next) = self.orders_of(shop, key, id, after.as_ref(), 100, None).await?;
             for order in orders {
                 self.remove(shop, Target::Order(order.id), gone).await?;
             }
@@ -387,7 +387,7 @@ impl Mirror {
             let item = self.table.get(&Key::customer(shop, id)).await?.filter(|item| !item.is_expired(now));
             let (Some(item), Some(key)) = (item, self.existing_key(shop, now).await?) else { return Ok(None) };
             let customer: Customer = self.open(&key, &item)?;
-            let (orders, next) = self.orders_of(shop, &key, id, orders_after, limit.clamp(1, 100)).await?;
+            let (orders, next) = self.orders_of(shop, &key, id, orders_after, limit.clamp(1, 100), Some(now)).await?;
             let (count, marks) = (1 + orders.len(), [key.customer(id)]);
             audit::record(&self.table, &fence, reader, "customer.show", count, &marks, now, &self.keep).await?;
             Ok(Some(CustomerView { customer, orders, next }))
@@ -474,7 +474,8 @@ impl Mirror {
         Ok(orders.into_iter().flatten().filter(|order| order.customer_id.is_none()).collect())
     }
 
-    /// One page of a customer's orders.
+    /// One page of a customer's orders. With `shown_at` without those that have expired by then, which an erasure must see still.
+    #[expect(clippy::too_many_arguments, reason = "a place in a list, and who may see what of it")]
     pub(crate) async fn orders_of(
         &self,
         shop: &ShopDomain,
@@ -482,9 +483,11 @@ impl Mirror {
         customer: u64,
         after: Option<&Cursor>,
         limit: u16,
+        shown_at: Option<Timestamp>,
     ) -> Result<(Vec<Order>, Option<Cursor>), DataError> {
         let page = self.table.query(&Range::orders_of(shop, customer), after, limit).await?;
-        let ids = page.items.iter().filter_map(|row| row.key()?.sk().rsplit('#').next()?.parse::<u64>().ok());
+        let kept = page.items.iter().filter(|row| shown_at.is_none_or(|now| !row.is_expired(now)));
+        let ids = kept.filter_map(|row| row.key()?.sk().rsplit('#').next()?.parse::<u64>().ok());
         let reads: Vec<_> = ids.map(|id| self.read_order(shop, key, id)).collect();
         let orders: Vec<_> = stream::iter(reads).buffered(READS).try_collect().await?;
         Ok((orders.into_iter().flatten().collect(), page.next))

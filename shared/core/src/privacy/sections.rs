@@ -80,7 +80,7 @@ impl Orders {
             At::Owned(n, row) => match subject.customer_ids.get(n) {
                 Some(&id) => {
                     let row = row.as_deref().and_then(Cursor::parse);
-                    let (orders, next) = self.0.orders_of(shop, &key, id, row.as_ref(), PAGE).await?;
+                    let (orders, next) = self.0.orders_of(shop, &key, id, row.as_ref(), PAGE, None).await?;
                     let next = match next {
                         Some(row) => At::Owned(n, Some(row.as_str().to_owned())),
                         None => At::Owned(n + 1, None),

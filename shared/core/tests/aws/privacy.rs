@@ -525,3 +525,18 @@ async fn a_list_that_shows_nobody_leaves_no_record_of_a_read() {
     assert!(page.customers.is_empty());
     assert!(house.all_of(&one).await.keys().all(|key| !key.contains("AUDIT#")));
 }
+
+/// DynamoDB sweeps days late. What has ended is shown to nobody, and an export or an erasure still finds it.
+#[tokio::test]
+async fn an_order_that_has_ended_is_not_shown() {
+    let (house, one) = (House::start().await, shop("one"));
+    stage(&house, &one, 2).await;
+    let orders = async |now: Timestamp| {
+        let mirror = house.privacy.mirror();
+        mirror.customer(&one, JOHN, None, 10, &Actor::User(7), now).await.unwrap().unwrap().orders.len()
+    };
+    assert_eq!((orders(NOW).await, orders(NOW.plus_secs(731 * 86_400)).await), (2, 0));
+    let request = envelope(&one, "customers/data_request", "w-1", at(-9), &asked("customers/data_request"));
+    assert_eq!(handle_at(&house, &request, NOW.plus_secs(731 * 86_400)).await, Outcome::Closed(State::Done));
+    assert!(!export(&house, &one).await["sections"]["orders"].as_array().unwrap().is_empty());
+}
