@@ -475,7 +475,6 @@ impl Mirror {
     }
 
     /// One page of a customer's orders. With `shown_at` without those that have expired by then, which an erasure must see still.
-    #[expect(clippy::too_many_arguments, reason = "a place in a list, and who may see what of it")]
     pub(crate) async fn orders_of(
         &self,
         shop: &ShopDomain,
