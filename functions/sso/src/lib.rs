@@ -193,7 +193,7 @@ impl Sso {
             Ok(response) => response,
             Err(error) => {
                 report(error, Some(&journey));
-                let retry = Location::parse(&journey.retry_path()).ok();
+                let retry = Location::here(&journey.retry_path()).ok();
                 let page = error.page();
                 let page = page.render(request.locale(), &request.request_id, retry.as_ref(), "frame-ancestors 'none'");
                 let page = page.with_code(error.code());
@@ -352,7 +352,10 @@ fn unreadable(error: SecretsError) -> FlowError {
 }
 
 fn to(url: &str) -> Result<Response, FlowError> {
-    Location::parse(url).map(|location| Response::redirect(&location)).map_err(|_| FlowError::BadRequest)
+    // A provider or a storefront of the settings', or an address on one that `flow` has checked.
+    Location::named_by_the_settings(url)
+        .map(|location| Response::redirect(&location))
+        .map_err(|_| FlowError::BadRequest)
 }
 
 fn refused(request: &Request, error: FlowError) -> Response {

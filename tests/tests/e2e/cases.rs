@@ -53,7 +53,8 @@ pub(crate) async fn run(file: &str, check: impl AsyncFn(&Value) -> Outcome) {
             }
         }
     }
-    let listed = DECIDED_OTHERWISE.iter().chain(AGAINST_A_MUST).chain(ELSEWHERE).map(|(id, _)| *id).chain(API.iter().copied());
+    let listed =
+        DECIDED_OTHERWISE.iter().chain(AGAINST_A_MUST).chain(ELSEWHERE).map(|(id, _)| *id).chain(API.iter().copied());
     for id in listed.filter(|id| id.starts_with(&format!("{file}-"))) {
         assert!(ids.contains(id), "{id} is listed, yet no case bears it");
     }
