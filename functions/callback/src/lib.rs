@@ -8,7 +8,7 @@ use gatehouse_core::clock;
 use gatehouse_core::config::{
     AppSettings, BaseSettings, FrontSettings, LaunchSettings, Reader, ScopeSettings, ShopifySettings, TableSettings,
 };
-use gatehouse_core::http::{self as web, Location, Request, Response};
+use gatehouse_core::http::{self as web, BadLocation, Location, Request, Response};
 use gatehouse_core::pages::{Locale, Page};
 use gatehouse_core::secrets::{SecretStore, matched};
 use gatehouse_core::telemetry::{self, Metric};
@@ -20,7 +20,7 @@ use gatehouse_shopify::callback::{self, CallbackError, CodeExchange, Outcome};
 use gatehouse_shopify::host::Host;
 use gatehouse_shopify::login::{self, Login};
 use gatehouse_shopify::oauth::{self, OauthError};
-use gatehouse_shopify::redirect::OwnPath;
+use gatehouse_shopify::redirect::{OwnPath, ShopifyUrl};
 use gatehouse_shopify::state::{Language, Nonce, State};
 use http::Method;
 use lambda_runtime::Error;
@@ -162,7 +162,7 @@ impl Callback {
         );
         let state = State::begin(nonce, shop.clone(), None, now).in_language(Language::parse(request.locale().tag()));
         let cookie = state.set_cookie(secrets.client().current());
-        self.redirect(request, &self.settings.front.page(&to)).with_cookie(cookie).for_shop(&shop)
+        self.redirect(request, self.at_shopify(&shop, &to)).with_cookie(cookie).for_shop(&shop)
     }
 
     /// What the launch said of the merchant's language, which Shopify does not repeat.
@@ -275,7 +275,7 @@ impl Callback {
         };
         if fresh {
             let to = begin::embedded_url(shop, None, &self.settings.app.client_id);
-            return self.redirect(request, &self.settings.front.page(&to)).with_code(code);
+            return self.redirect(request, self.at_shopify(shop, &to)).with_code(code);
         }
         self.retry_page(request, Page::Expired, shop).with_code(code)
     }
@@ -292,17 +292,22 @@ impl Callback {
         let launch = &self.settings.launch;
         let admin = begin::embedded_url(shop, host, &self.settings.app.client_id);
         if launch.embedded || !launch.one_host() {
-            return self.redirect(request, &self.settings.front.page(&admin));
+            return self.redirect(request, self.at_shopify(shop, &admin));
         }
         let Ok(secrets) = self.secrets.get().await else { return request.page(Page::Unavailable) };
         let now = clock::now();
         let login = Login::begin(clock::random_bytes(), shop.clone(), None, login::LASTS_SECS, now);
-        let to = format!("{}{}", launch.app_url.as_str(), path.map_or("/", OwnPath::as_str));
-        self.redirect(request, &to).with_cookie(login.set_cookie(secrets.client().current(), now))
+        let to = Location::on(&launch.app_url, path.map_or("/", OwnPath::as_str));
+        self.redirect(request, to).with_cookie(login.set_cookie(secrets.client().current(), now))
     }
 
-    fn redirect(&self, request: &Request, to: &str) -> Response {
-        match Location::parse(to) {
+    /// A page of this shop's at Shopify.
+    fn at_shopify(&self, shop: &ShopDomain, https: &str) -> Result<Location, BadLocation> {
+        Location::shopify(&self.settings.front, &ShopifyUrl::parse(https, shop).map_err(|_| BadLocation)?)
+    }
+
+    fn redirect(&self, request: &Request, to: Result<Location, BadLocation>) -> Response {
+        match to {
             Ok(location) => Response::redirect(&location),
             Err(_) => request.page(Page::BadRequest),
         }
@@ -311,7 +316,7 @@ impl Callback {
     /// A page whose one link opens the app from this shop's admin, which begins anew.
     fn retry_page(&self, request: &Request, page: Page, shop: &ShopDomain) -> Response {
         let to = begin::managed_install_url(shop, &self.settings.app.client_id);
-        let retry = Location::parse(&self.settings.front.page(&to)).ok();
+        let retry = self.at_shopify(shop, &to).ok();
         page.render(request.locale(), &request.request_id, retry.as_ref(), "frame-ancestors 'none';")
     }
 }

@@ -3,7 +3,7 @@
 //! Each says who may frame it; none holds a token or a secret; text from outside is escaped.
 
 use gatehouse_core::config::FrontSettings;
-use gatehouse_core::http::Response;
+use gatehouse_core::http::{Location, Response};
 use gatehouse_core::pages::Locale;
 use gatehouse_shopify::ShopDomain;
 use gatehouse_shopify::csp::{POLARIS_URL, escape_attribute, frame_ancestors};
@@ -106,8 +106,9 @@ impl House<'_> {
         }
     }
 
-    /// Leaves the admin's frame for `target`, an address that [`crate::leave`] has checked.
-    pub fn exit(&self, shop: &ShopDomain, target: &str) -> Response {
+    /// Leaves the admin's frame for `target`.
+    pub fn exit(&self, shop: &ShopDomain, target: &Location) -> Response {
+        let target = target.as_str();
         // Attack: `</script>` or a quote in the address would end the script: JSON with `<` escaped cannot.
         let literal = serde_json::Value::from(target).to_string().replace('<', "\\u003c");
         let body = format!(

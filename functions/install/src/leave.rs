@@ -1,8 +1,10 @@
 //! The way out of the admin's frame: which addresses the whole tab may be sent to.
 
+use gatehouse_core::config::FrontSettings;
+use gatehouse_core::http::{BadLocation, Location};
 use gatehouse_shopify::ShopDomain;
 use gatehouse_shopify::query::Query;
-use gatehouse_shopify::redirect::{Origin, OwnPath, SafeRedirect};
+use gatehouse_shopify::redirect::{Origin, OwnPath, SafeRedirect, ShopifyUrl};
 
 /// Where the page lies; `/exitiframe` is the name that older front ends use.
 pub const PATH: &str = "/auth/exit-iframe";
@@ -10,37 +12,52 @@ pub const PATH: &str = "/auth/exit-iframe";
 /// The parameters that may name the target.
 const TARGETS: [&str; 2] = ["exitIframe", "redirectUri"];
 
-/// A checked way out.
+/// A checked way out, for the whole tab.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Leave {
-    /// Whose admin framed us: a hint, good for the frame policy only.
-    pub shop: ShopDomain,
-    /// The address for the whole tab: a page of `install` or `callback`, of the shop, or of the admin.
-    pub target: String,
+pub enum Target {
+    /// A page of `install` or `callback`.
+    Own(Origin, OwnPath),
+    /// A page of the shop or of the admin.
+    Shopify(ShopifyUrl),
 }
 
-/// Reads the page's query. `None`: no shop, no target, or a target outside the app and the shop.
-pub fn read(raw_query: &str, own: &[&Origin]) -> Option<Leave> {
+impl Target {
+    /// The address.
+    ///
+    /// # Errors
+    /// [`BadLocation`] when it is too long.
+    pub fn location(&self, front: &FrontSettings) -> Result<Location, BadLocation> {
+        match self {
+            Self::Own(origin, path) => Location::on(origin, path.as_str()),
+            Self::Shopify(url) => Location::shopify(front, url),
+        }
+    }
+}
+
+/// Reads the page's query: whose admin framed us, a hint that is good for the frame policy only, and the way out. `None`: no
+/// shop, no target, or a target outside the app and the shop.
+pub fn read(raw_query: &str, own: &[&Origin]) -> Option<(ShopDomain, Target)> {
     let query = Query::parse(raw_query).ok()?;
     let shop = ShopDomain::parse(query.get_one("shop").ok()??).ok()?;
     let text = TARGETS.iter().find_map(|name| query.get_one(name).ok().flatten())?;
-    Some(Leave { target: target(text, &shop, own)?, shop })
+    let target = target(text, &shop, own)?;
+    Some((shop, target))
 }
 
 /// The address, if it is one of ours, the shop's or the admin's.
-fn target(text: &str, shop: &ShopDomain, own: &[&Origin]) -> Option<String> {
+fn target(text: &str, shop: &ShopDomain, own: &[&Origin]) -> Option<Target> {
     // Attack: an open redirect in the app's name, to a page that asks for the merchant's password.
     for origin in own {
         let path = text.strip_prefix(origin.as_str()).filter(|rest| rest.starts_with('/'));
         if let Some(path) = path.and_then(|path| OwnPath::parse(path).ok()) {
-            return Some(origin.with(&path));
+            return Some(Target::Own((*origin).clone(), path));
         }
     }
-    let first = own.first()?;
-    match SafeRedirect::parse(first, text, shop).ok()? {
-        SafeRedirect::Own(path) => Some(first.with(&path)),
-        SafeRedirect::Shopify(url) => Some(url.as_str().to_owned()),
-    }
+    let first = *own.first()?;
+    Some(match SafeRedirect::parse(first, text, shop).ok()? {
+        SafeRedirect::Own(path) => Target::Own(first.clone(), path),
+        SafeRedirect::Shopify(url) => Target::Shopify(url),
+    })
 }
 
 #[cfg(test)]
@@ -55,7 +72,10 @@ mod tests {
     fn to(target: &str) -> Option<String> {
         let own = own();
         let query = Query::from_pairs([("shop", "test-shop.myshopify.com"), ("exitIframe", target)]);
-        read(&query.encode(), &[&own[0], &own[1]]).map(|leave| leave.target)
+        read(&query.encode(), &[&own[0], &own[1]]).map(|(_, target)| match target {
+            Target::Own(origin, path) => origin.with(&path),
+            Target::Shopify(url) => url.as_str().to_owned(),
+        })
     }
 
     #[test]

@@ -11,7 +11,7 @@ use gatehouse_core::config::{
     AppSettings, BaseSettings, FrontSettings, InstallFlow, LaunchSettings, Reader, ScopeSettings, ShopifySettings,
     TableSettings,
 };
-use gatehouse_core::http::{self as web, Location, Request, Response};
+use gatehouse_core::http::{self as web, BadLocation, Location, Request, Response};
 use gatehouse_core::pages::{Locale, Page};
 use gatehouse_core::problem::Problem;
 use gatehouse_core::secrets::{SecretStore, matched};
@@ -24,7 +24,7 @@ use gatehouse_shopify::id_token::{AdminIdToken, IdTokenError, IdTokenFault};
 use gatehouse_shopify::login::{self, Login, LoginError};
 use gatehouse_shopify::oauth::{OauthError, VerifiedLaunch};
 use gatehouse_shopify::query::Query;
-use gatehouse_shopify::redirect::{Origin, OwnPath};
+use gatehouse_shopify::redirect::{Origin, OwnPath, ShopifyUrl};
 use http::header::{self, HeaderName};
 use http::{Method, StatusCode};
 use lambda_runtime::Error;
@@ -190,10 +190,10 @@ impl Install {
             // A standalone app has no App Bridge that could find its shop.
             Launch::Lost if !self.settings.launch.embedded => request.page(Page::OpenFromAdmin).with_code("lost"),
             Launch::Lost => self.house().bounce(None).with_code("lost"),
-            Launch::Bounce { location, code } => self.redirect(request, &location).with_code(code),
+            Launch::Bounce { location, code } => self.redirect(request, Location::here(&location)).with_code(code),
             Launch::Embed(host) => {
-                let to = gatehouse_shopify::host::embedded_app_url(&host, &self.settings.app.client_id);
-                self.redirect(request, &self.settings.front.page(&to)).with_code("not_embedded")
+                let to = ShopifyUrl::embedded_app(&host, &self.settings.app.client_id);
+                self.redirect(request, Location::shopify(&self.settings.front, &to)).with_code("not_embedded")
             }
             Launch::Refetch(error) => {
                 refused_token(error.as_ref());
@@ -245,7 +245,7 @@ impl Install {
             Err(VaultError::FreshIdToken) => {
                 let query = Query::parse(&request.raw_query).unwrap_or_else(|_| Query::from_pairs::<&str, &str>([]));
                 let to = launch::bounce_location(&request.path, &query);
-                self.redirect(request, &to).with_code("invalid_subject_token")
+                self.redirect(request, Location::here(&to)).with_code("invalid_subject_token")
             }
             Err(error) => self.failed(request, token.shop(), &error, fetch),
         }
@@ -260,27 +260,26 @@ impl Install {
         if fetch {
             return Response::problem(&Problem::MissingScopes, &request.request_id);
         }
-        let to = begin::managed_install_url(&live.shop, &self.settings.app.client_id);
-        self.page(request, Page::WrongScopes, &live.shop, &self.settings.front.page(&to)).with_code("missing_scopes")
+        let to = self.installation(&live.shop);
+        self.page(request, Page::WrongScopes, &live.shop, to).with_code("missing_scopes")
     }
 
     /// A page for a proven shop, whose admin may show it where the app would have been, with a link for the whole tab.
-    fn page(&self, request: &Request, page: Page, shop: &ShopDomain, again: &str) -> Response {
-        let again = Location::parse(again).ok();
+    fn page(&self, request: &Request, page: Page, shop: &ShopDomain, again: Result<Location, BadLocation>) -> Response {
+        let again = again.ok();
         let ancestors = self.house().ancestors(Some(shop));
         page.render(request.locale(), &request.request_id, again.as_ref(), &ancestors)
     }
 
     /// A launch that is old or not signed: Shopify makes a new one, in the whole tab.
     fn unsigned(&self, request: &Request, shop: &ShopDomain) -> Response {
-        let to = begin::managed_install_url(shop, &self.settings.app.client_id);
-        let to = self.settings.front.page(&to);
+        let to = self.installation(shop);
         // The admin refuses to be shown in a frame, and in a frame is where this launch says that it is.
         let query = Query::parse(&request.raw_query).ok();
         let framed = query.as_ref().and_then(|query| query.get_one("embedded").ok().flatten()) == Some("1");
-        let response = match self.settings.launch.embedded && framed {
-            true => self.house().exit(shop, &to),
-            false => self.redirect(request, &to),
+        let response = match (to, self.settings.launch.embedded && framed) {
+            (Ok(to), true) => self.house().exit(shop, &to),
+            (to, _) => self.redirect(request, to),
         };
         response.with_code("unsigned_launch")
     }
@@ -299,12 +298,12 @@ impl Install {
             Err(error) => return self.failed(request, shop, &error, false),
         }
         // `callback` verifies the same signed query again, and sets the cookie that it will check.
-        let begin = format!("{}/begin", self.settings.launch.callback_url.as_str());
-        match begin::first_step(raw_query, leave::PATH, &begin) {
+        let callback = &self.settings.launch.callback_url;
+        match begin::first_step(raw_query, leave::PATH, &format!("{}/begin", callback.as_str())) {
             Ok(FirstStep::LeaveFrame(path)) if self.settings.launch.embedded => {
-                self.redirect(request, &path).with_code("leave_frame")
+                self.redirect(request, Location::here(&path)).with_code("leave_frame")
             }
-            _ => self.redirect(request, &format!("{begin}?{raw_query}")).with_code("begin"),
+            _ => self.redirect(request, Location::on(callback, &format!("/begin?{raw_query}"))).with_code("begin"),
         }
     }
 
@@ -333,8 +332,7 @@ impl Install {
         if is_script(request) {
             return self.reauthorize(request, shop, code);
         }
-        let to = begin::managed_install_url(shop, &self.settings.app.client_id);
-        self.redirect(request, &self.settings.front.page(&to)).with_code(code).with_cookie(login::clear_cookie())
+        self.redirect(request, self.installation(shop)).with_code(code).with_cookie(login::clear_cookie())
     }
 
     /// Ends the login of a form that belongs to it, in the browser and for every copy of the cookie.
@@ -370,9 +368,9 @@ impl Install {
         if let Err(error) = self.vault.log_out(shop, login.id(), login.expires()).await {
             return self.failed(request, shop, &error.into(), false);
         }
-        let to = self.settings.front.page(&format!("https://{shop}/admin"));
         // After a form's POST the browser must GET what comes next.
-        let response = self.redirect(request, &to).with_status(StatusCode::SEE_OTHER);
+        let to = self.at_shopify(shop, &format!("https://{shop}/admin"));
+        let response = self.redirect(request, to).with_status(StatusCode::SEE_OTHER);
         response.with_cookie(login::clear_cookie()).for_shop(shop)
     }
 
@@ -428,7 +426,8 @@ impl Install {
             error if error.is_transient() => Page::Unavailable,
             _ => Page::Internal,
         };
-        let rendered = self.page(request, page, shop, &self.reopen(shop));
+        let again = self.at_shopify(shop, &begin::embedded_url(shop, None, &self.settings.app.client_id));
+        let rendered = self.page(request, page, shop, again);
         // The page says "try again"; the status says whose fault it is, as for a fetch.
         let ours = page == Page::Unavailable;
         let rendered = if ours { rendered.with_status(StatusCode::INTERNAL_SERVER_ERROR) } else { rendered };
@@ -458,7 +457,10 @@ impl Install {
     /// The page that leaves the admin's frame.
     fn leave(&self, request: &Request) -> Response {
         match leave::read(&request.raw_query, &[&self.own[0], &self.own[1]]) {
-            Some(leave) => self.house().exit(&leave.shop, &self.settings.front.page(&leave.target)),
+            Some((shop, target)) => match target.location(&self.settings.front) {
+                Ok(to) => self.house().exit(&shop, &to),
+                Err(_) => request.page(Page::BadRequest).with_code("bad_location"),
+            },
             None => request.page(Page::BadRequest).with_code("foreign_target"),
         }
     }
@@ -474,10 +476,7 @@ impl Install {
         let code = match (text.trim(), ShopDomain::from_login_form(text)) {
             ("", _) => "MISSING_SHOP",
             (_, Err(_)) => "INVALID_SHOP",
-            (_, Ok(shop)) => {
-                let to = begin::managed_install_url(&shop, &self.settings.app.client_id);
-                return self.redirect(request, &self.settings.front.page(&to));
-            }
+            (_, Ok(shop)) => return self.redirect(request, self.installation(&shop)),
         };
         if request.header("accept").is_some_and(|accept| accept.contains("text/html")) {
             return request.page(Page::BadRequest).with_code(code);
@@ -485,8 +484,18 @@ impl Install {
         Response::json(StatusCode::BAD_REQUEST, &serde_json::json!({ "errors": { "shop": code } })).with_code(code)
     }
 
-    fn redirect(&self, request: &Request, to: &str) -> Response {
-        match Location::parse(to) {
+    /// Shopify's page that installs the app, or opens it.
+    fn installation(&self, shop: &ShopDomain) -> Result<Location, BadLocation> {
+        self.at_shopify(shop, &begin::managed_install_url(shop, &self.settings.app.client_id))
+    }
+
+    /// A page of this shop's at Shopify.
+    fn at_shopify(&self, shop: &ShopDomain, https: &str) -> Result<Location, BadLocation> {
+        Location::shopify(&self.settings.front, &ShopifyUrl::parse(https, shop).map_err(|_| BadLocation)?)
+    }
+
+    fn redirect(&self, request: &Request, to: Result<Location, BadLocation>) -> Response {
+        match to {
             Ok(location) => Response::redirect(&location),
             Err(_) => request.page(Page::BadRequest).with_code("bad_location"),
         }

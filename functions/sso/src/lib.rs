@@ -219,7 +219,7 @@ impl Sso {
     /// The page of a login that does not go on, with the link that begins it anew.
     fn stopped(&self, request: &Request, journey: Option<&Journey>, error: FlowError) -> Response {
         let retry = flow::retry_path(&self.settings.stores, journey, &request.path, error);
-        let retry = retry.and_then(|path| Location::parse(&path).ok());
+        let retry = retry.and_then(|path| Location::here(&path).ok());
         let page = error.page().render(request.locale(), &request.request_id, retry.as_ref(), "frame-ancestors 'none'");
         page.with_code(error.code())
     }
@@ -380,7 +380,10 @@ fn unreadable(error: SecretsError) -> FlowError {
 }
 
 fn to(url: &str) -> Result<Response, FlowError> {
-    Location::parse(url).map(|location| Response::redirect(&location)).map_err(|_| FlowError::BadRequest)
+    // A provider or a storefront of the settings', or an address on one that `flow` has checked.
+    Location::named_by_the_settings(url)
+        .map(|location| Response::redirect(&location))
+        .map_err(|_| FlowError::BadRequest)
 }
 
 fn refused(request: &Request, error: FlowError) -> Response {

@@ -553,7 +553,7 @@ mod tests {
 
     #[test]
     fn the_link_is_escaped_and_only_where_there_is_one() {
-        let to = Location::parse("https://a.example/?a=1&b=%22").unwrap();
+        let to = Location::named_by_the_settings("https://a.example/?a=1&b=%22").unwrap();
         let html = text(&Page::Expired.render(Locale::En, "r", Some(&to), "frame-ancestors https://a.myshopify.com"));
         assert!(html.contains("href=\"https://a.example/?a=1&amp;b=%22\""));
         assert!(html.contains("target=\"_top\""), "a frame of the admin's cannot show the admin: {html}");

@@ -166,6 +166,24 @@ async fn missing_scopes_lead_out_of_the_frame_to_the_merchants_consent() {
     assert!(answer.body.contains("id=\"app\""), "{}", answer.body);
 }
 
+#[tokio::test]
+async fn what_the_merchant_grants_counts_at_once_even_if_the_news_of_it_is_late() {
+    let house = house(&[]).await;
+    let shop = shop(&house);
+    install_by_id_token(&house, &shop).await;
+    act(&house, "scopes", json!({ "revoke": "read_orders" })).await;
+    gatehouse_tests::until("the loss has arrived", async || {
+        let held = installation(&house, &shop).await?;
+        (!held["scopes"].to_string().contains("read_orders")).then_some(())
+    })
+    .await;
+    // The delivery that tells of the new consent is still on its way when the browser is back.
+    act(&house, "app", json!({ "deliver": false })).await;
+    act(&house, "scopes", json!({ "grant": "read_orders", "wait": false })).await;
+    let answer = launch(&house, json!({})).await;
+    assert!(answer.status == 200 && answer.body.contains("id=\"app\""), "{answer:?}");
+}
+
 /// Where the one link of a page for people leads: the whole tab, out of the admin's frame.
 fn button_of(page: &Answer) -> String {
     let link = page.body.split("<a class=\"button\" ").nth(1).and_then(|rest| rest.split('>').next());

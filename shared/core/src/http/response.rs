@@ -3,16 +3,18 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gatehouse_shopify::ShopDomain;
+use gatehouse_shopify::redirect::{Origin, ShopifyUrl};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 use url::Url;
 
 use super::Shape;
-use crate::config::Environment;
+use crate::config::{Environment, FrontSettings};
 use crate::problem::Problem;
 
-/// Where a redirect goes: an absolute http(s) address or a path of the same origin, in visible ASCII.
+/// Where a redirect goes, in visible ASCII: a page of ours, or one of Shopify's that was checked for whose it is. What the
+/// settings name may lie elsewhere, and has a constructor that says so.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Location(String);
 
@@ -25,39 +27,57 @@ impl Location {
     /// The longest accepted address, in bytes: browsers and API Gateway take no more.
     pub const MAX_LEN: usize = 8 * 1024;
 
-    /// Checks an address that our own code has put together.
+    /// A path of the same origin, with its query.
     ///
     /// # Errors
-    /// [`BadLocation`] for other schemes, scheme-relative addresses, relative paths, and anything but visible ASCII.
-    pub fn parse(text: &str) -> Result<Self, BadLocation> {
-        // Attack: CR LF would add headers of the attacker's choice; `//host`, `/\host` and `javascript:` would lead away.
-        if text.len() > Self::MAX_LEN || !text.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(BadLocation);
-        }
-        let same_origin = text.starts_with('/') && !text[1..].starts_with(['/', '\\']);
-        let absolute = || {
-            Url::parse(text).is_ok_and(|url| {
-                matches!(url.scheme(), "https" | "http")
-                    && url.has_host()
-                    && url.username().is_empty()
-                    && url.password().is_none()
-            })
-        };
-        if same_origin || absolute() { Ok(Self(text.to_owned())) } else { Err(BadLocation) }
+    /// [`BadLocation`] for what a browser may read as another origin, and for anything but visible ASCII.
+    pub fn here(path: &str) -> Result<Self, BadLocation> {
+        // Attack: `//host` and `/\host` would lead away.
+        let same_origin = path.starts_with('/') && !path[1..].starts_with(['/', '\\']);
+        if same_origin { Self::line(path.to_owned()) } else { Err(BadLocation) }
+    }
+
+    /// A path, with its query, of another function of this app.
+    ///
+    /// # Errors
+    /// As [`Location::here`].
+    pub fn on(origin: &Origin, path: &str) -> Result<Self, BadLocation> {
+        Self::here(path)?;
+        Self::line(format!("{}{path}", origin.as_str()))
+    }
+
+    /// A page of the shop's or of Shopify's admin, at the address at which a browser opens it.
+    ///
+    /// # Errors
+    /// [`BadLocation`] when it is too long.
+    pub fn shopify(front: &FrontSettings, url: &ShopifyUrl) -> Result<Self, BadLocation> {
+        Self::line(front.page(url.as_str()))
+    }
+
+    /// Any http(s) address, for those that the settings name: a sign-in provider, a storefront. It must never be given what
+    /// came with a request.
+    ///
+    /// # Errors
+    /// [`BadLocation`] for other schemes, a user name, and anything but visible ASCII.
+    pub fn named_by_the_settings(address: &str) -> Result<Self, BadLocation> {
+        let web = Url::parse(address).is_ok_and(|url| {
+            matches!(url.scheme(), "https" | "http")
+                && url.has_host()
+                && url.username().is_empty()
+                && url.password().is_none()
+        });
+        if web { Self::line(address.to_owned()) } else { Err(BadLocation) }
+    }
+
+    fn line(text: String) -> Result<Self, BadLocation> {
+        // Attack: CR LF would add headers of the attacker's choice.
+        let fits = text.len() <= Self::MAX_LEN && text.bytes().all(|b| b.is_ascii_graphic());
+        if fits { Ok(Self(text)) } else { Err(BadLocation) }
     }
 
     /// The address.
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-}
-
-/// An http(s) URL is serialised in visible ASCII.
-impl TryFrom<&Url> for Location {
-    type Error = BadLocation;
-
-    fn try_from(url: &Url) -> Result<Self, BadLocation> {
-        Self::parse(url.as_str())
     }
 }
 
@@ -437,10 +457,18 @@ mod tests {
 
     #[test]
     fn redirects_go_to_checked_addresses_only() {
-        for good in ["https://admin.shopify.com/store/a?x=1", "/", "/a?b=c#d", "http://install.localhost:8080/"] {
-            let to = Location::parse(good).unwrap();
+        for good in ["/", "/a?b=c#d", "/?to=https://b.example"] {
+            let to = Location::here(good).unwrap();
             assert_eq!(event(Response::redirect(&to))["headers"]["location"], good);
         }
+        for good in ["https://provider.example/authorize?x=1", "http://install.localhost:8080/"] {
+            assert_eq!(Location::named_by_the_settings(good).unwrap().as_str(), good);
+            assert_eq!(Location::here(good), Err(BadLocation), "only by name does a redirect leave: {good}");
+        }
+        let app = Origin::parse("https://app.example").unwrap();
+        assert_eq!(Location::on(&app, "/begin?a=b").unwrap().as_str(), "https://app.example/begin?a=b");
+        assert_eq!(Location::on(&app, ".evil.example/"), Err(BadLocation));
+        assert_eq!(Location::on(&app, "@evil.example/"), Err(BadLocation));
         for bad in [
             "",
             "a",
@@ -455,15 +483,16 @@ mod tests {
             "ftp://a.example",
             "data:text/html,x",
         ] {
-            assert_eq!(Location::parse(bad), Err(BadLocation), "{bad}");
+            assert_eq!(Location::here(bad), Err(BadLocation), "{bad}");
+            assert_eq!(Location::named_by_the_settings(bad), Err(BadLocation), "{bad}");
         }
-        assert!(!format!("{:?}", Location::parse("https://a.example/?code=canary").unwrap()).contains("canary"));
+        assert!(!format!("{:?}", Location::here("/?code=canary").unwrap()).contains("canary"));
     }
 
     proptest! {
         #[test]
         fn a_location_is_one_header_line(text in "\\PC{0,60}|https?://\\PC{0,40}|/[\\x00-\\x7f]{0,40}") {
-            if let Ok(to) = Location::parse(&text) {
+            for to in [Location::here(&text), Location::named_by_the_settings(&text)].into_iter().flatten() {
                 prop_assert!(HeaderValue::from_str(to.as_str()).is_ok());
                 prop_assert!(!to.as_str().starts_with("//"));
             }

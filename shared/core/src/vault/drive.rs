@@ -397,7 +397,7 @@ impl Run<'_> {
 
     /// The whole write as changes to the item read last: both tokens, both expiries and the version, or nothing.
     fn changes(&mut self, write: &life::Write, key: &DataKey) -> Result<Changes, SealError> {
-        let (tokens, secret_id, _) = self.answer.as_ref().ok_or(SealError::Crypto)?;
+        let (tokens, secret_id, grant) = self.answer.as_ref().ok_or(SealError::Crypto)?;
         let sealed = |attribute: &str, content: &[u8]| self.vault.seal(key, &self.at, attribute, content);
         let before = self.item.as_ref().and_then(|item| item::record(item).ok());
         let mut changes = Changes::new()
@@ -473,7 +473,12 @@ impl Run<'_> {
             changes = changes.remove(name::LEASE_OWNER).remove(name::LEASE_UNTIL);
         }
         let changes = self.vault.with_due(changes, self.shop, &write.after(before.as_ref()));
-        self.scopes = scopes;
+        // News of a minute ago may be newer than this answer by Shopify's clock, and stays stored until the next news; but what
+        // the merchant has granted on the way here is what this token has.
+        self.scopes = match (&tokens.scopes, grant) {
+            (Some(granted), Grant::TokenExchange(_) | Grant::Code(_)) => granted.clone(),
+            _ => scopes,
+        };
         self.expires = write.access_expires;
         Ok(changes)
     }
