@@ -554,7 +554,7 @@ mod tests {
     fn each_default_is_compared() {
         let app: toml::Table = include_str!("../../../shopify.app.toml").parse().unwrap();
         let good = |parameter: &str| match parameter {
-            "Scopes" => "read_orders,read_customers",
+            "Scopes" => "read_customers,read_orders",
             "ApiVersion" => "2026-10",
             "Embedded" => "true",
             "InstallFlow" => "token_exchange",
