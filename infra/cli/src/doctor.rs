@@ -1,7 +1,8 @@
 //! `gatehouse doctor`: looks at a deployment from outside, as Shopify's reviewer and a browser would, and at the operator's
 //! side of it.
 //!
-//! It must never change anything: it sends nothing that a function would accept, and writes nothing.
+//! It must never change anything: it sends nothing that a function would accept, asks Shopify for a token only with a code that
+//! nobody issued, and writes nothing.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -438,8 +439,9 @@ fn astray(app: &toml::Table, api: &str, webhook: &str) -> Vec<String> {
     }
     let uris = subscriptions(app).filter_map(|subscription| subscription.get("uri")?.as_str());
     let wanted = webhook.trim_end_matches('/');
-    // Those over EventBridge or Pub/Sub have other addresses.
-    let elsewhere = uris.filter(|uri| uri.contains("://") && uri.trim_end_matches('/') != wanted);
+    // Those over EventBridge or Pub/Sub have addresses of another kind; a path alone means a path of the App URL.
+    let over_https = |uri: &&str| !uri.starts_with("arn:") && !uri.starts_with("pubsub://");
+    let elsewhere = uris.filter(over_https).filter(|uri| uri.trim_end_matches('/') != wanted);
     astray.extend(elsewhere.map(|uri| format!("a subscription: {uri}, not {wanted}")));
     astray
 }
@@ -552,7 +554,7 @@ mod tests {
     fn each_default_is_compared() {
         let app: toml::Table = include_str!("../../../shopify.app.toml").parse().unwrap();
         let good = |parameter: &str| match parameter {
-            "Scopes" => "read_orders,read_customers",
+            "Scopes" => "read_customers,read_orders",
             "ApiVersion" => "2026-10",
             "Embedded" => "true",
             "InstallFlow" => "token_exchange",
@@ -582,10 +584,13 @@ mod tests {
         assert_eq!(astray(&app, "https://api.elsewhere.test", hooks).len(), 1);
         assert!(astray(&app, api, "https://hooks.elsewhere.test").len() > 1);
         let subscription = |uri: &str| format!("[[webhooks.subscriptions]]\nuri = \"{uri}\"\n");
-        let two =
-            ["https://a.test/", "http://a.test", "arn:aws:events:us-east-1::event-source/x"].map(subscription).concat();
-        let found = astray(&two.parse().unwrap(), api, "https://a.test");
-        assert_eq!(found, ["a subscription: http://a.test, not https://a.test"]);
+        let right =
+            ["https://a.test/", "https://a.test", "arn:aws:events:us-east-1::event-source/x", "pubsub://project:topic"];
+        for wrong in ["http://a.test", "https://a.test/webhooks", "https://a.test.b.test", "/webhooks"] {
+            let all = right.map(subscription).concat() + &subscription(wrong);
+            let found = astray(&all.parse().unwrap(), api, "https://a.test");
+            assert_eq!(found, [format!("a subscription: {wrong}, not https://a.test")]);
+        }
     }
 
     #[test]
