@@ -44,7 +44,7 @@ pub struct Install {
     pub has_access: bool,
     /// What is granted, of an installation that lives. (Of a removed one nobody may ask.)
     pub scopes: Option<BTreeSet<String>>,
-    /// When it was removed.
+    /// When it was removed last, also when it came back since.
     pub gone_at: Option<i64>,
 }
 
@@ -125,7 +125,10 @@ impl Shop {
                 }
             }
             Event::Uninstalled => {
-                if let Some(install) = self.install.as_mut().filter(|_| !before_install) {
+                if let Some(install) = self.install.as_mut().filter(|_| before_install) {
+                    // The merchant is back: the tokens stay, and the removal is noted.
+                    install.gone_at = install.gone_at.max(Some(at));
+                } else if let Some(install) = self.install.as_mut() {
                     *install = Install {
                         status: "uninstalled".to_owned(),
                         has_access: false,

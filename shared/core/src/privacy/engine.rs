@@ -381,9 +381,13 @@ impl Privacy {
     ) -> Result<Outcome, DataError> {
         let job = self.table.get(&job_key(shop, id)).await?;
         let (Some(item), Some(key)) = (job, self.mirror.existing_key(shop, now).await?) else {
-            // Only an erasure takes a job, or the key, away before it is closed: there is nothing left to do it on. A worker
+            // Only an erasure takes a job, or the key, away before it is closed: there is nothing left to do it on. Or another
+            // worker has closed it since we looked. A worker
             // that was killed may have written of its export what the erasure came too early for.
             self.clear_up(shop, id).await?;
+            if let Some(entry) = ledger::get(&self.table, shop, id).await?.filter(|entry| entry.state.is_closed()) {
+                return Ok(Outcome::Closed(entry.state));
+            }
             return self.close(shop, id, State::NothingHeld, &Closing::because("shop_erased"), now).await;
         };
         let plain = key.open(&job_key(shop, id), SEALED, item.need_bytes(SEALED)?)?;
@@ -691,10 +695,10 @@ impl Privacy {
         counts.retain(|_, count| *count > 0);
         // Records of what was done about the customer are no data held on them when nothing else is.
         if counts.keys().all(|section| section == "requests") {
-            writer.drop_all().await?;
-            // Unless another worker has finished one meanwhile.
+            // The row first: once another worker has finished a file, it is that worker's.
             match self.table.delete(&Key::export(shop, name), Some(Cond::Absent(BYTES))).await {
-                Ok(_) | Err(StoreError::ConditionFailed { .. }) => {}
+                Ok(_) => writer.drop_all().await?,
+                Err(StoreError::ConditionFailed { .. }) => return Ok(Written::Ended(None)),
                 Err(error) => return Err(error.into()),
             }
             let closed = self.close(shop, id, State::NothingHeld, &Closing::default(), now).await?;
@@ -713,12 +717,20 @@ impl Privacy {
     /// An erasure came in between: whatever was written of the export goes. It has taken the job of a request that is no
     /// younger than it; any other begins again: `None`.
     async fn give_up(&self, shop: &ShopDomain, id: &RequestId, now: Timestamp) -> Result<Option<Outcome>, DataError> {
-        export::erase(&self.objects, &Objects::export_key(shop, &id.to_string())).await?;
-        let is_closed = ledger::get(&self.table, shop, id).await?.is_none_or(|entry| entry.state.is_closed());
-        if !is_closed && self.table.get(&job_key(shop, id)).await?.is_some() {
-            return Ok(None);
+        let name = id.to_string();
+        let entry = ledger::get(&self.table, shop, id).await?;
+        // Not an erasure but another worker took the job: it has closed the request, and its file is handed out.
+        if let Some(entry) = entry.as_ref().filter(|entry| entry.export_bytes.is_some())
+            && self.table.get(&Key::export(shop, &name)).await?.is_some()
+        {
+            return Ok(Some(Outcome::Closed(entry.state)));
         }
-        self.close(shop, id, State::NothingHeld, &Closing::because("customer_erased"), now).await.map(Some)
+        export::erase(&self.objects, &Objects::export_key(shop, &name)).await?;
+        match entry {
+            Some(entry) if entry.state.is_closed() => Ok(Some(Outcome::Closed(entry.state))),
+            Some(_) if self.table.get(&job_key(shop, id)).await?.is_some() => Ok(None),
+            _ => self.close(shop, id, State::NothingHeld, &Closing::because("customer_erased"), now).await.map(Some),
+        }
     }
 
     /// Closes a request and forgets its job, in this order: a kill between the two leaves a job that the next worker, or

@@ -371,3 +371,37 @@ async fn a_redaction_that_names_thousands_of_orders_ends() {
         assert_eq!(mirror.put_order(&one, &late, at(-1), NOW).await.unwrap().0, wanted, "{id}");
     }
 }
+
+/// The other worker has finished, closed the request and ended our upload while we were still writing.
+#[tokio::test]
+async fn a_worker_that_comes_too_late_leaves_the_file_that_is_handed_out() {
+    let (house, one) = (House::start().await, shop("one"));
+    stage(&house, &one, 2).await;
+    let request = envelope(&one, "customers/data_request", "w-1", at(-9), &asked("customers/data_request"));
+    for requests in (1..60).step_by(3) {
+        let (house, one) = (&house, shop(&format!("shop-{requests}")));
+        stage(house, &one, 2).await;
+        let request = gatehouse_core::queue::Envelope { shop: one.clone(), ..request.clone() };
+        let (slow, gate) = house.gated().await;
+        gate.close();
+        gate.let_through(requests);
+        let late = request.clone();
+        let late = tokio::spawn(async move {
+            let body = async || slow.queues.load_body(&late).await;
+            slow.privacy.handle(&late, body, &mut Budget::pages(100), NOW).await.map_err(|error| error.code())
+        });
+        let held = gate.holds(&late).await;
+        assert_eq!(house.handle(&request, 100).await, Outcome::Closed(State::Done), "{requests}");
+        gate.let_through(100_000);
+        let ended = late.await.unwrap();
+        assert!(matches!(ended, Ok(Outcome::Closed(State::Done)) | Err("record_busy")), "{requests}: {ended:?}");
+        // Its message, if it comes again, clears up.
+        assert_eq!(house.handle(&request, 100).await, Outcome::Closed(State::Done), "{requests}");
+        assert_eq!(export(house, &one).await["sections"]["orders"].as_array().unwrap().len(), 3, "{requests}");
+        let left = house.all_of(&one).await;
+        assert!(left.keys().all(|key| !key.ends_with(".tail") && !key.starts_with("unfinished")), "{requests}");
+        if !held {
+            return;
+        }
+    }
+}
