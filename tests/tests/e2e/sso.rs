@@ -164,7 +164,11 @@ async fn a_customer_logs_in_lands_where_they_were_and_logs_out() {
 async fn who_fails_with_auto_login_gets_in_without() {
     let harness = Harness::start().await;
     let link = |page: &Page| {
-        let link = page.body.split("class=\"button\" href=\"").nth(1).and_then(|rest| rest.split('"').next());
+        let link = page
+            .body
+            .split("<a class=\"button\" ")
+            .nth(1)
+            .and_then(|link| link.split("href=\"").nth(1)?.split('"').next());
         link.map(|link| format!("{}{}", harness.local.addresses().sso, link.replace("&amp;", "&")))
     };
     let mut browser = Browser::new(&harness);
