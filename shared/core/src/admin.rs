@@ -44,8 +44,6 @@ const ATTEMPT: Duration = Duration::from_secs(10);
 const LEAST: Duration = Duration::from_millis(250);
 /// How often one call is throttled at most. It costs Shopify next to nothing, and the deadline is nearly always sooner.
 const MOST_THROTTLED: u32 = 30;
-/// What one query may cost at most (<https://shopify.dev/docs/api/usage/limits>).
-const MOST_COST: f64 = 1_000.0;
 /// How often a call that Shopify failed is sent again.
 const MOST_FAILED: u32 = 3;
 
@@ -168,7 +166,7 @@ impl Admin {
                         self.buckets.learn(shop, status, clock::now());
                     }
                     // What Shopify says that it costs counts; a figure beyond what it ever takes says nothing.
-                    cost = said.cost.filter(|said| *said <= MOST_COST).map_or(cost, |said| said.max(cost));
+                    cost = said.cost.filter(|said| *said <= operations::MAX_COST).map_or(cost, |said| said.max(cost));
                     // The bucket says the rest at the next turn. All who draw from it hear the same, and would meet again
                     // and again: whoever came in vain more often spreads over a longer time.
                     let least = said.retry_after.unwrap_or(if said.status.is_some() { 0.0 } else { 1.0 });

@@ -548,14 +548,14 @@ impl Vault {
     }
 
     /// Removes sealed tokens that do not open any more, with their data key, so that a merchant who is present can bring new
-    /// ones. Nothing is lost: nobody can read them. True when there is now nothing in a new grant's way.
-    async fn discard_unreadable(&self, shop: &ShopDomain) -> Result<bool, VaultError> {
+    /// ones. Nothing is lost: nobody can read them.
+    async fn discard_unreadable(&self, shop: &ShopDomain) -> Result<(), VaultError> {
         let at = Key::install(shop);
-        let Some(item) = self.parts.table.get(&at).await? else { return Ok(true) };
+        let Some(item) = self.parts.table.get(&at).await? else { return Ok(()) };
         let version = item::record(&item)?.version;
         match self.readable(shop, &at, &item).await {
             // Another process was faster.
-            Ok(()) => return Ok(true),
+            Ok(()) => return Ok(()),
             Err(error) if error.is_damage() => {}
             Err(error) => return Err(error.into()),
         }
@@ -570,9 +570,9 @@ impl Vault {
         match self.parts.table.update(&at, changes, Some(unchanged)).await {
             Ok(_) => {
                 tracing::warn!(%shop, "tokens that do not open are discarded: the merchant's presence brings new ones");
-                Ok(true)
+                Ok(())
             }
-            Err(StoreError::ConditionFailed { .. }) => Ok(true),
+            Err(StoreError::ConditionFailed { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }

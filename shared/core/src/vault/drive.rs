@@ -13,7 +13,7 @@ use gatehouse_shopify::id_token::ExchangeSubject;
 use gatehouse_shopify::token::{
     Class, Client, Fault, Grant, Lifetime, Mode, OfflineTokens, TokenError, TokenRequest, Tokens,
 };
-use gatehouse_shopify::{Scopes, SecretString, ShopDomain, Timestamp};
+use gatehouse_shopify::{ClientSecrets, Scopes, SecretString, ShopDomain, Timestamp};
 use zeroize::Zeroizing;
 
 use super::item::{self, name};
@@ -78,10 +78,8 @@ impl Vault {
         match (&result, hand) {
             // Damaged rows stay closed, but they must not lock a merchant out who is here and can bring new tokens.
             (Err(VaultError::Sealed(error)), Hand::IdToken { .. } | Hand::Code(_)) if error.is_damage() => {
-                if self.discard_unreadable(shop).await? {
-                    return self.run_once(shop, hand, stale, deadline).await;
-                }
-                result
+                self.discard_unreadable(shop).await?;
+                self.run_once(shop, hand, stale, deadline).await
             }
             _ => result,
         }
@@ -266,10 +264,10 @@ impl Run<'_> {
             return Event::KeyUnavailable;
         };
         // A migration that was cut off is answered again only to the credentials that it was first asked with, and the secret
-        // may have changed since (<https://shopify.dev/docs/apps/build/authentication-authorization/access-tokens/offline-access-tokens>).
-        let others = if grant == life::Grant::Migrate { usize::MAX } else { 0 };
+        // may have changed since (<https://shopify.dev/changelog/more-resilient-token-exchanges-when-migrating-tokens-without-a-user-session>).
+        let most = if grant == life::Grant::Migrate { ClientSecrets::MAX } else { 1 };
         let mut refusal: Option<TokenError> = None;
-        for (_, secret) in secrets.iter().take(others.saturating_add(1)) {
+        for (_, secret) in secrets.iter().take(most) {
             let request = match self.request(grant, &key, secret) {
                 Ok(request) => request,
                 Err(error) => return self.key_failed(error),
