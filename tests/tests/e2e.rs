@@ -33,6 +33,8 @@ mod journey;
 mod keeper;
 #[path = "e2e/lambda.rs"]
 mod lambda;
+#[path = "e2e/new_key.rs"]
+mod new_key;
 #[path = "e2e/nonsense.rs"]
 mod nonsense;
 #[path = "e2e/oauth_cases.rs"]

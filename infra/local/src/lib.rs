@@ -122,6 +122,9 @@ pub struct Options {
     /// Whether one host serves the app, the grant, the API and the deliveries, by path ([`gateway::behind_one_domain`]),
     /// instead of a host each.
     pub one_domain: bool,
+    /// Whether it is deployed with the template's `NewKeyArn`: a second KMS key, under which the functions make data keys, while
+    /// what lies at rest stays under the first.
+    pub new_key: bool,
     /// Settings (environment variables) to add to or put in the place of the house's own, for every function.
     pub settings: BTreeMap<String, String>,
     /// Other binaries for functions, by function name.
@@ -148,6 +151,7 @@ impl Default for Options {
             port: 0,
             keep: None,
             one_domain: false,
+            new_key: false,
             settings: BTreeMap::new(),
             binaries: BTreeMap::new(),
             timeouts: BTreeMap::new(),
@@ -193,6 +197,7 @@ pub struct Local {
     aws: Arc<Aws>,
     lambda: Arc<Lambda>,
     shopify: Arc<shopify::Standin>,
+    key: String,
     running: Running,
 }
 
@@ -224,13 +229,15 @@ impl Local {
     pub async fn start(options: Options) -> Result<Self, StartError> {
         let claimed = options.keep.as_deref().map(claim).transpose()?;
         let aws = Aws::start(options.keep.clone(), options.record).await?;
-        let identity = Identity::take_up(options.keep.as_deref(), &aws).await?;
+        let identity = Identity::take_up(options.keep.as_deref(), &aws, options.new_key).await?;
         furnish(&aws, &identity).await?;
+        let new_key = identity.new_kms_key_id.as_deref().filter(|_| options.new_key).map(kms_key_arn);
 
         let listener = net::bind(options.port).await?;
         let port = listener.local_addr()?.port();
         let addresses = Addresses::new(port, aws.endpoint(), options.one_domain);
         let mut settings = settings(&addresses, &identity, port);
+        settings.extend(new_key.iter().map(|arn| ("KMS_KEY_ID".to_owned(), arn.clone())));
         settings.extend(options.settings);
 
         let directory = binaries::directory()?;
@@ -242,7 +249,7 @@ impl Local {
         for spec in &mut specs {
             spec.timeout = options.timeouts.get(&spec.name).copied().unwrap_or(spec.timeout);
         }
-        let lambda = Lambda::new(specs, options.echo, Arc::new(roles(&aws, &identity).await?));
+        let lambda = Lambda::new(specs, options.echo, Arc::new(roles(&aws, &identity, new_key).await?));
         aws.attach(&lambda);
 
         let scopes = settings.get("SHOPIFY_SCOPES").cloned().unwrap_or_default();
@@ -287,7 +294,7 @@ impl Local {
             _schedule: options.schedule.into_iter().map(|entry| schedule::start(entry, &lambda)).collect(),
             _lock: claimed,
         };
-        let started = Self { house, aws, lambda, shopify, running };
+        let started = Self { house, aws, lambda, shopify, key: kms_key_arn(&identity.kms_key_id), running };
         started.announce()?;
         Ok(started)
     }
@@ -332,6 +339,11 @@ impl Local {
     /// The roles that the functions run under.
     pub fn iam(&self) -> &Arc<Iam> {
         self.lambda.iam()
+    }
+
+    /// The ARN of the stack's own KMS key; the functions use another when there is a new one ([`Options::new_key`]).
+    pub fn key(&self) -> &str {
+        &self.key
     }
 
     /// The stand-in for Shopify.
@@ -390,27 +402,33 @@ struct Identity {
     client_secret: String,
     multipass_secret: String,
     kms_key_id: String,
+    #[serde(default)]
+    new_kms_key_id: Option<String>,
 }
 
 impl Identity {
-    async fn take_up(keep: Option<&Path>, aws: &Aws) -> Result<Self, StartError> {
+    async fn take_up(keep: Option<&Path>, aws: &Aws, new_key: bool) -> Result<Self, StartError> {
         let path = keep.map(|directory| directory.join("app.json"));
-        if let Some(path) = &path
-            && let Some(bytes) = keep::read(path)?
-        {
-            return serde_json::from_slice(&bytes)
-                .map_err(|error| StartError::Kept(path.display().to_string(), error.to_string()));
-        }
-        let key = aws.call("kms", "CreateKey", &json!({ "Description": "Wraps each shop's data keys" })).await?;
-        let identity = Self {
-            client_id: random_hex()?,
-            client_secret: format!("shpss_{}", random_hex()?),
-            multipass_secret: random_hex()?,
-            kms_key_id: key["KeyMetadata"]["KeyId"].as_str().unwrap_or_default().to_owned(),
+        let kept = path.as_deref().map(keep::read).transpose()?.flatten();
+        let is_new = kept.is_none();
+        let mut identity = match (&path, kept) {
+            (Some(path), Some(bytes)) => serde_json::from_slice(&bytes)
+                .map_err(|error| StartError::Kept(path.display().to_string(), error.to_string()))?,
+            _ => Self {
+                client_id: random_hex()?,
+                client_secret: format!("shpss_{}", random_hex()?),
+                multipass_secret: random_hex()?,
+                kms_key_id: create_key(aws).await?,
+                new_kms_key_id: None,
+            },
         };
-        if let Some(path) = &path {
+        let is_missing = new_key && identity.new_kms_key_id.is_none();
+        if is_missing {
+            identity.new_kms_key_id = Some(create_key(aws).await?);
+        }
+        if let Some(path) = path.filter(|_| is_new || is_missing) {
             let bytes = serde_json::to_vec_pretty(&identity).map_err(std::io::Error::other)?;
-            keep::write_private(path, &bytes)?;
+            keep::write_private(&path, &bytes)?;
         }
         Ok(identity)
     }
@@ -419,11 +437,6 @@ impl Identity {
     fn oidc_secret(&self) -> String {
         let digest = sha2::Sha256::digest(format!("openid provider {}", self.multipass_secret));
         hex::encode(&digest[..16])
-    }
-
-    /// What the template gives the functions: nobody needs to describe the key then.
-    fn kms_key_arn(&self) -> String {
-        format!("arn:aws:kms:{}:{}:key/{}", aws::REGION, aws::ACCOUNT, self.kms_key_id)
     }
 
     fn app(&self, scopes: String) -> App {
@@ -436,6 +449,16 @@ impl Identity {
             scopes,
         }
     }
+}
+
+async fn create_key(aws: &Aws) -> Result<String, Refused> {
+    let key = aws.call("kms", "CreateKey", &json!({ "Description": "Wraps each shop's data keys" })).await?;
+    Ok(key["KeyMetadata"]["KeyId"].as_str().unwrap_or_default().to_owned())
+}
+
+/// What the template gives the functions: nobody needs to describe the key then.
+fn kms_key_arn(id: &str) -> String {
+    format!("arn:aws:kms:{}:{}:key/{id}", aws::REGION, aws::ACCOUNT)
 }
 
 fn demo_shop() -> ShopDomain {
@@ -523,13 +546,17 @@ async fn furnish(aws: &Aws, identity: &Identity) -> Result<(), StartError> {
 }
 
 /// The template's roles, with this house's table, queues, bucket, key and secret where it names its own.
-async fn roles(aws: &Aws, identity: &Identity) -> Result<Iam, StartError> {
+async fn roles(aws: &Aws, identity: &Identity, new_key: Option<String>) -> Result<Iam, StartError> {
     let schema = gatehouse_core::store::schema();
     let secret = aws.call("secretsmanager", "DescribeSecret", &json!({ "SecretId": SECRET })).await?;
     let secret = secret["ARN"].as_str().unwrap_or_default().to_owned();
-    let key = identity.kms_key_arn();
+    let key = kms_key_arn(&identity.kms_key_id);
     let (refs, arns) = (
-        [("ShopifyApiKey", identity.client_id.clone()), ("Secret", secret.clone())],
+        [
+            ("ShopifyApiKey", identity.client_id.clone()),
+            ("Secret", secret.clone()),
+            ("NewKeyArn", new_key.unwrap_or_default()),
+        ],
         [
             ("Table", format!("arn:aws:dynamodb:{}:{}:table/{TABLE}", aws::REGION, aws::ACCOUNT)),
             ("Key", key.clone()),
@@ -579,7 +606,7 @@ fn settings(addresses: &Addresses, identity: &Identity, port: u16) -> BTreeMap<S
         ("SSO_URL", addresses.sso.clone()),
         ("SSO_PROVIDERS", shopify::sso_providers(SHOP, addresses).to_string()),
         ("TABLE_NAME", TABLE.to_owned()),
-        ("KMS_KEY_ID", identity.kms_key_arn()),
+        ("KMS_KEY_ID", kms_key_arn(&identity.kms_key_id)),
         ("PRIVACY_QUEUE_URL", esm::queue_url("privacy")),
         ("EVENTS_QUEUE_URL", esm::queue_url("events")),
         ("BUCKET", BUCKET.to_owned()),

@@ -178,27 +178,27 @@ async fn data_keys(harness: &Harness, shops: &[ShopDomain]) -> Vec<(String, bool
     found
 }
 
-async fn present_and_other_key(harness: &Harness, vault: &Vault, shops: &[ShopDomain]) -> (String, String) {
+/// A house that was deployed with a new key a moment ago: every shop's data keys lie under the former one.
+async fn present_and_former_key(harness: &Harness, vault: &Vault, shops: &[ShopDomain]) -> (String, String) {
     let present = vault.installation(&shops[0]).await.unwrap().unwrap().kms_key.unwrap();
-    let other = harness.local.aws().call("kms", "CreateKey", &json!({})).await.unwrap();
-    let other = other["KeyMetadata"]["Arn"].as_str().unwrap().to_owned();
-    harness.local.iam().add_key(&other);
+    let former = harness.local.key().to_owned();
+    assert_ne!(present, former, "Options::new_key");
     for shop in shops {
-        let rewrapped = vault.rewrap(shop, &other).await.unwrap();
+        let rewrapped = vault.rewrap(shop, &former).await.unwrap();
         assert!(rewrapped.tokens && rewrapped.personal_data);
     }
-    (present, other)
+    (present, former)
 }
 
 #[tokio::test]
 async fn every_data_key_that_is_kept_comes_under_the_present_kms_key() {
-    let harness = house().await;
+    let harness = Harness::with(Options { mappings: false, new_key: true, ..Options::default() }).await;
     let vault = harness.vault().await;
     many_idle(&vault, 1_200).await;
     // In the stand-in's books the first has never installed the app, so its refresh token is refused.
     let shops = installed(&vault, &["gatehouse-demo", "stays", "removed"]).await;
     let [dead, stays, removed] = &shops[..] else { panic!("three") };
-    let (present, other) = present_and_other_key(&harness, &vault, &shops).await;
+    let (present, former) = present_and_former_key(&harness, &vault, &shops).await;
     let version = vault.installation(dead).await.unwrap().unwrap().version;
     let refused =
         vault.replace_refused(dead, version, clock::now().plus_secs(20)).await.err().map(|error| error.code());
@@ -216,7 +216,7 @@ async fn every_data_key_that_is_kept_comes_under_the_present_kms_key() {
     // What the removed shop's tokens were sealed with is deleted; its personal data stays until the erasure.
     let keys = data_keys(&harness, &shops).await;
     assert_eq!(keys, vec![(present.clone(), true); 5]);
-    harness.local.aws().call("kms", "DisableKey", &json!({ "KeyId": other })).await.unwrap();
+    harness.local.aws().call("kms", "DisableKey", &json!({ "KeyId": former })).await.unwrap();
     assert_eq!(data_keys(&harness, &shops).await, vec![(present, true); 5], "the old key is not needed any more");
     let after = harness.vault().await;
     assert!(after.live_token(stays, clock::now().plus_secs(20)).await.is_ok());
@@ -233,11 +233,11 @@ async fn order(harness: &Harness, order: &Value) -> Value {
 
 #[tokio::test]
 async fn a_pass_that_is_cut_short_goes_on_by_itself_and_does_nothing_twice() {
-    let harness = house().await;
+    let harness = Harness::with(Options { mappings: false, new_key: true, ..Options::default() }).await;
     let vault = harness.vault().await;
     let names: Vec<_> = (0..7).map(|n| format!("shop-{n}")).collect();
     let shops = installed(&vault, &names.iter().map(String::as_str).collect::<Vec<_>>()).await;
-    let (present, _) = present_and_other_key(&harness, &vault, &shops).await;
+    let (present, _) = present_and_former_key(&harness, &vault, &shops).await;
     harness.local.aws().reset_calls();
     let mut runs = Vec::new();
     while runs.last().is_none_or(|run: &Value| run["finished"] == false) {
@@ -254,11 +254,11 @@ async fn a_pass_that_is_cut_short_goes_on_by_itself_and_does_nothing_twice() {
 #[tokio::test]
 async fn a_pass_that_is_killed_is_finished_by_the_next() {
     let timeouts = [("keeper".to_owned(), Duration::from_secs(15))].into();
-    let harness = Harness::with(Options { mappings: false, timeouts, ..Options::default() }).await;
+    let harness = Harness::with(Options { mappings: false, new_key: true, timeouts, ..Options::default() }).await;
     let vault = harness.vault().await;
     let names: Vec<_> = (0..20).map(|n| format!("shop-{n}")).collect();
     let shops = installed(&vault, &names.iter().map(String::as_str).collect::<Vec<_>>()).await;
-    let (present, _) = present_and_other_key(&harness, &vault, &shops).await;
+    let (present, _) = present_and_former_key(&harness, &vault, &shops).await;
     // Some shops are done, and then KMS hangs until the process is killed in the middle of the others.
     order(&harness, &json!({ "task": "rotate-keys", "most": 3 })).await;
     let hangs = Fault::slow("kms", Duration::from_secs(30)).operation("ReEncrypt");

@@ -94,17 +94,6 @@ impl Iam {
         lock(&self.denied).clear();
     }
 
-    /// What the runbook asks for when the shops' data keys move to another KMS key: the statements that name the key name
-    /// this one too.
-    pub fn add_key(&self, arn: &str) {
-        let mut policies = self.in_force.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        for statement in policies.roles.values_mut().flatten() {
-            if statement.resources.contains(&self.things.key) {
-                statement.resources.push(arn.to_owned());
-            }
-        }
-    }
-
     /// The last refusals, oldest first; the same one in a row once.
     pub fn denied(&self) -> Vec<Denied> {
         lock(&self.denied).iter().cloned().collect()
