@@ -304,23 +304,6 @@ fn the_runbook_deletes_no_letter_that_failed_again() {
     }
 }
 
-/// The Rust sources below a folder of the checkout.
-fn sources(folder: &str) -> String {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder);
-    let (mut text, mut folders) = (String::new(), vec![root]);
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                text += &std::fs::read_to_string(path).unwrap();
-            }
-        }
-    }
-    text
-}
-
 /// An alarm over many metrics adds whatever of them is there: it waits for none, and takes none for 0 that is only late
 /// (infra/alarms.yaml says why).
 #[test]
@@ -350,14 +333,15 @@ fn forbidden_calls_ring_for_what_is_the_operators() {
     let alarms = Template::alarms();
     let own = [gatehouse_core::admin::AdminError::IpAllowlist, gatehouse_core::admin::AdminError::Forbidden];
     let own = own.map(|error| error.code());
-    let callers = ["api", "keeper", "sso", "worker"];
+    let callers = rules::callers_of_the_admin_api(&Template::main());
+    assert_eq!(callers, ["api", "sso"]);
     let wanted = callers.iter().flat_map(|function| own.iter().map(move |code| format!("{function} {code}")));
     let heard = alarms::watched(alarms.properties("AdminForbidden"));
     assert!(heard.iter().all(|(metric, _)| metric == "AdminForbidden"));
     assert_eq!(heard.into_iter().map(|(_, of)| of).collect::<BTreeSet<_>>(), wanted.collect());
     // The others are on the dashboard, by code.
     let body = alarms.properties("Dashboard")["DashboardBody"]["Fn::Sub"].as_str().unwrap();
-    for function in callers {
+    for function in &callers {
         let search = format!(
             "{{Gatehouse,FunctionName,code}} MetricName=\\\"AdminForbidden\\\" FunctionName=\\\"${{Name}}-{function}\\\""
         );
@@ -418,6 +402,7 @@ fn alarms_hear_every_function() {
         assert_eq!(heard(alarm), tokens, "{alarm}");
     }
     assert_eq!(heard("SecretsStale"), secret);
+    assert_eq!(heard("SecretsStaleAtAll"), secret);
     let failed: BTreeSet<_> = alarms.properties("KeeperShops")["Metrics"].as_array().unwrap()[1..]
         .iter()
         .map(|metric| {
@@ -435,7 +420,7 @@ fn alarms_hear_every_function() {
     let signed: BTreeSet<_> = template
         .functions()
         .map(|function| function.name)
-        .filter(|name| sources(&format!("functions/{name}/src")).contains("matched(\""))
+        .filter(|name| load::sources(&format!("functions/{name}/src")).contains("matched(\""))
         .collect();
     assert!(signed.len() == 4, "{signed:?}");
     assert_eq!(heard("OldSecretSeen"), signed);

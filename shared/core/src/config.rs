@@ -329,16 +329,23 @@ impl<'a> Reader<'a> {
         Some(value)
     }
 
+    /// The app's client id, as [`Reader::text`].
+    fn client_id(&mut self, name: &'static str) -> Option<String> {
+        let value = self.text(name)?;
+        // Attack: a demo client id left in a production deployment is one that everybody knows. Names of tables, buckets and secrets
+        // are not looked at: AWS makes them of the stack's name, which may well begin with `demo`.
+        if self.environment.is_production() && looks_like_a_demo(&value) {
+            self.problem(name, "is a demo value, which production refuses");
+            return None;
+        }
+        Some(value)
+    }
+
     /// A name or an identifier: visible characters, no white space.
     pub fn text(&mut self, name: &'static str) -> Option<String> {
         let value = self.raw(name)?;
         if value.chars().any(char::is_whitespace) {
             self.problem(name, "must not hold white space");
-            return None;
-        }
-        // Attack: a demo client id or key left in a production deployment is one that everybody knows.
-        if self.environment.is_production() && looks_like_a_demo(&value) {
-            self.problem(name, "is a demo value, which production refuses");
             return None;
         }
         Some(value)
@@ -516,7 +523,7 @@ impl AppSettings {
 
     /// Reads the section.
     pub fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let (client_id, secrets_id) = (reader.text("SHOPIFY_API_KEY"), reader.text("SHOPIFY_SECRETS"));
+        let (client_id, secrets_id) = (reader.client_id("SHOPIFY_API_KEY"), reader.text("SHOPIFY_SECRETS"));
         Some(Self { client_id: client_id?, secrets_id: secrets_id? })
     }
 }
@@ -774,6 +781,18 @@ mod tests {
         ] {
             let found = problems(&[(name, value)]);
             assert!(!found.is_empty() && found.iter().all(|p| p.starts_with(name)), "{name}={value}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_stack_may_be_called_demo() {
+        for (name, value) in [
+            ("TABLE_NAME", "demo-gatehouse-Table-1A2B3C"),
+            ("BUCKET", "example-gatehouse-bucket-1a2b3c"),
+            ("SHOPIFY_SECRETS", "arn:aws:secretsmanager:us-east-1:123456789012:secret:demo/shopify-AbCdEf"),
+            ("SHOPIFY_SECRETS", "demo/shopify"),
+        ] {
+            assert_eq!(problems(&[(name, value)]), [] as [String; 0], "{name}={value}");
         }
     }
 

@@ -120,6 +120,8 @@ const TROUBLES: &[(&str, &str)] = &[
     ("SsoRefused", "sso client_refused"),
     ("5xx", "ApiId"),
     ("QueueDown", "webhook"),
+    ("SecretsStale", "webhook"),
+    ("SecretsStale", "api"),
     ("RefreshFailed", "api"),
     ("RefreshFailed", "keeper"),
     ("HmacRefused", "webhook"),

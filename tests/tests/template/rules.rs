@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::alarms;
-use super::load::Template;
+use super::load::{Template, sources};
 use super::roles::{list, statements};
 
 type Rule = fn(&Template) -> Vec<String>;
@@ -22,6 +22,7 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     ("network", network),
     ("bridge", bridge),
     ("doors", doors),
+    ("loops", loops),
     ("logs", logs),
     ("parameters", parameters),
     ("permissions", permissions),
@@ -101,8 +102,12 @@ pub(crate) const BREAKS: &[(&str, &str, &str)] = &[
         "/Resources/SsoRole/Properties/Policies/0/PolicyDocument/Statement/7/Fn::If/1/Condition/ArnEquals/lambda:SourceFunctionArn",
         "{\"Fn::Sub\": \"arn:${AWS::Partition}:lambda:${AWS::Region}:${AWS::AccountId}:function:${AWS::StackName}-api\"}",
     ),
-    ("network", "/Resources/WorkerRole/Properties/Policies/0/PolicyDocument/Statement/15", "null"),
-    ("network", "/Resources/WorkerFunction/Properties/VpcConfig", "null"),
+    ("network", "/Resources/ApiFunction/Properties/VpcConfig", "null"),
+    (
+        "network",
+        "/Resources/WorkerFunction/Properties/VpcConfig",
+        "{\"Fn::If\": [\"StaticEgress\", {}, {\"Ref\": \"AWS::NoValue\"}]}",
+    ),
     ("bridge", "/Resources/WebhookRole/Properties/Policies/0/PolicyDocument/Statement/4", "null"),
     (
         "bridge",
@@ -117,6 +122,11 @@ pub(crate) const BREAKS: &[(&str, &str, &str)] = &[
     ("doors", "/Resources/WebhookFunction/Properties/FunctionUrlConfig", "null"),
     ("doors", "/Resources/HttpApi/Properties/CorsConfiguration", "{\"AllowOrigins\": [\"*\"]}"),
     ("doors", "/Resources/ApiStage/Properties/DefaultRouteSettings/ThrottlingRateLimit", "null"),
+    ("doors", "/Resources/ApiProxyRootRoute/Properties/RouteKey", "\"ANY /other\""),
+    ("doors", "/Resources/ApiStage/Properties/RouteSettings/ANY ~1proxy", "null"),
+    ("doors", "/Resources/ApiStage/DependsOn", "[\"ApiProxyRoute\", \"ApiExtensionRoute\"]"),
+    ("loops", "/Resources/WorkerFunction/Properties/RecursiveLoop", "null"),
+    ("loops", "/Resources/ApiFunction/Properties/RecursiveLoop", "\"Allow\""),
     ("logs", "/Resources/ApiLog/Properties/RetentionInDays", "null"),
     ("logs", "/Resources/ApiStage/Properties/AccessLogSettings/Format", "\"{\\\"path\\\":\\\"$context.path\\\"}\""),
     ("parameters", "/Rules/DomainNeedsItsCertificate/Assertions", "[]"),
@@ -485,6 +495,12 @@ fn keys(template: &Template) -> Vec<String> {
     broken
 }
 
+/// The functions whose code names the Admin client.
+pub(crate) fn callers_of_the_admin_api(template: &Template) -> Vec<String> {
+    let names = template.functions().map(|function| function.name);
+    names.filter(|name| sources(&format!("functions/{name}/src")).contains("gatehouse_core::admin")).collect()
+}
+
 /// Whoever enters a network may do what Lambda does for that, and nobody else: without one of these a deployment with
 /// `Egress=static` fails (<https://docs.aws.amazon.com/lambda/latest/dg/configuration-vpc.html>). No function uses them, so
 /// that no flow of the local house can need them; and none may: what comes from within the function is denied, as
@@ -498,6 +514,7 @@ fn network(template: &Template) -> Vec<String> {
         "ec2:DescribeSubnets",
         "ec2:UnassignPrivateIpAddresses",
     ]);
+    let callers = callers_of_the_admin_api(template);
     let mut broken = Vec::new();
     for function in template.functions() {
         let properties = &function.resource["Properties"];
@@ -510,6 +527,10 @@ fn network(template: &Template) -> Vec<String> {
             "Sid": "NetworkNotByCode", "Effect": "Deny", "Action": needed, "Resource": "*",
             "Condition": {"ArnEquals": {"lambda:SourceFunctionArn": {"Fn::Sub": format!("{lambda}{}", function.name)}}},
         });
+        // Fixed addresses are for the Admin API's allowlist: who does not call it does not depend on NAT gateways, and does not pay for them.
+        if enters != callers.contains(&function.name) {
+            broken.push(format!("{}: calls the Admin API or is in the network, and not both", function.name));
+        }
         if enters != denied.is_some() || denied.is_some_and(|denied| *denied != by_code) {
             broken.push(format!("{}: its code may change networks", function.name));
         }
@@ -683,7 +704,34 @@ fn doors(template: &Template) -> Vec<String> {
             broken.push("a route without a limit".to_owned());
         }
     }
+    // Settings are for routes that there are, and are made after them.
+    let routes: Vec<_> = template.of_type("AWS::ApiGatewayV2::Route").collect();
+    let waits_for = &template.root()["Resources"]["ApiStage"]["DependsOn"];
+    for key in stage["RouteSettings"].as_object().into_iter().flat_map(|routes| routes.keys()) {
+        let route = routes.iter().find(|(_, route)| route["RouteKey"] == **key);
+        if !route.is_some_and(|(id, _)| waits_for.as_array().is_some_and(|ids| ids.iter().any(|other| other == id))) {
+            broken.push(format!("the stage limits {key} before it is there"));
+        }
+    }
+    // `{path+}` takes at least one part. What a surface has at its own address would fall to the merchants' route.
+    for surface in ["/proxy", "/ext"] {
+        let (below, itself) = (format!("ANY {surface}/{{path+}}"), format!("ANY {surface}"));
+        let own_limit = |key: &str| stage["RouteSettings"][key].is_object();
+        if !own_limit(&below) || (surface == "/proxy" && !own_limit(&itself)) {
+            broken.push(format!("{surface} has the merchants' limit"));
+        }
+    }
     broken
+}
+
+/// The worker goes on with long work by a message to its own queue, which Lambda takes for a loop unless it is told
+/// (<https://docs.aws.amazon.com/lambda/latest/dg/invocation-recursion.html>); nobody else does such a thing.
+fn loops(template: &Template) -> Vec<String> {
+    let wrong = template.functions().filter(|function| {
+        let allowed = function.resource["Properties"]["RecursiveLoop"] == "Allow";
+        allowed != (function.name == "worker")
+    });
+    wrong.map(|function| format!("{}: may it call itself?", function.name)).collect()
 }
 
 /// Logs end, and the access log holds nothing of the caller's.
