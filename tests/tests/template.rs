@@ -262,7 +262,7 @@ fn every_alarm_has_its_page_and_every_page_its_alarm() {
 /// Whoever reads a page looks for the codes that it names in the log: they are the functions' own.
 #[test]
 fn the_runbook_names_codes_that_there_are() {
-    let sources: String = ["shared", "functions"].map(sources).concat();
+    let sources: String = ["shared", "functions"].map(load::sources).concat();
     let runbook = file("docs/RUNBOOK.md");
     let words = runbook.split('`').skip(1).step_by(2);
     let codes: BTreeSet<_> = words
