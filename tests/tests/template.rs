@@ -10,6 +10,8 @@ mod cost;
 mod limits;
 #[path = "template/load.rs"]
 mod load;
+#[path = "template/restore.rs"]
+mod restore;
 #[path = "template/roles.rs"]
 mod roles;
 #[path = "template/rules.rs"]
@@ -360,8 +362,8 @@ fn the_pages_know_what_a_second_deployment_meets() {
     let deploy = file("docs/DEPLOY.md").replace('\n', " ");
     assert!(deploy.contains(&format!("reserves {sum} concurrent executions")), "docs/DEPLOY.md: {sum}");
     let runbook = file("docs/RUNBOOK.md");
-    let remove = runbook.split("**Remove it.**").nth(1).unwrap();
-    let again = remove.split("**Deploy again under the same name.**").nth(1).unwrap();
+    let remove = runbook.split("\n## Remove the stack\n").nth(1).unwrap();
+    let again = remove.split("\n## Deploy again under the same name\n").nth(1).unwrap();
     let mut kept = 0;
     for (id, resource) in
         template.resources().filter(|(_, resource)| resource["DeletionPolicy"] == "RetainExceptOnCreate")
