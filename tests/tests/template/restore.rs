@@ -64,7 +64,8 @@ fn the_restored_content_takes_the_name() {
     let (done, calls) = played("ACTIVE", "0", "AVAILABLE");
     assert!(done, "{calls:#?}");
     let at = |words: &str| {
-        let found: Vec<_> = calls.iter().enumerate().filter(|(_, call)| call.contains(words)).map(|(at, _)| at).collect();
+        let found: Vec<_> =
+            calls.iter().enumerate().filter(|(_, call)| call.contains(words)).map(|(at, _)| at).collect();
         assert!(!found.is_empty(), "{words}: {calls:#?}");
         (found[0], *found.last().unwrap())
     };
