@@ -63,7 +63,7 @@ async fn venv_with_provider(venv: &Path) -> bool {
     done
 }
 
-/// `oidc-provider-mock` (from PyPI), running; it ends with the value.
+/// `oidc-provider-mock`, running; it ends with the value.
 pub struct MockProvider {
     /// Its issuer, without a trailing slash.
     pub issuer: String,

@@ -1,6 +1,6 @@
-//! Against software that nobody here wrote: customer login with an OpenID provider from PyPI and three implementations of
-//! Multipass from npm, the API with a tester of OpenAPI documents from PyPI, the whole checkout with Shopify's own scanner from
-//! npm. They are installed into the target directory; where the registries cannot be reached the tests say so and pass, unless
+//! Against software that nobody here wrote: customer login with an OpenID provider and three implementations of Multipass,
+//! the API with a tester of OpenAPI documents, the whole checkout with Shopify's own scanner. They are installed into the
+//! target directory, each in one pinned version; where they cannot be had the tests say so and pass, unless
 //! `GATEHOUSE_REQUIRE_INTEROP=1`, as in CI, asks for them.
 #![expect(clippy::unwrap_used, reason = "a test that meets what it does not expect must fail")]
 
