@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use gatehouse_shopify::ShopDomain;
 use gatehouse_shopify::token::{TokenError, TokenRequest, Tokens, parse_answer};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
@@ -81,7 +82,8 @@ impl ShopifyClient {
             // Without it a refusal is an HTML page.
             (ACCEPT, HeaderValue::from_static("application/json")),
         ]);
-        let body = request.body().to_vec();
+        // It holds the client secret and tokens: this copy of it is zeroed when it has been sent.
+        let body = Bytes::from_owner(Zeroizing::new(request.body().to_vec()));
         match self.post(request.shop(), TokenRequest::PATH, headers, body, timeout).await {
             Ok(reply) => {
                 let retry_after = reply.headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok());
@@ -100,7 +102,7 @@ impl ShopifyClient {
         shop: &ShopDomain,
         path: &str,
         headers: HeaderMap,
-        body: Vec<u8>,
+        body: impl Into<reqwest::Body>,
         timeout: Duration,
     ) -> Result<Reply, Unreachable> {
         let request = match &self.endpoint {
