@@ -23,10 +23,20 @@ pub struct Job<'a> {
     pub now: Timestamp,
 }
 
+/// How far in the future a delivery may say that it was triggered: Shopify's clock and ours do not lie that far apart.
+const AHEAD_MILLIS: i64 = 15 * 60 * 1000;
+
 impl Job<'_> {
     /// When Shopify triggered it; the time of receipt when the header was missing.
     pub fn triggered_at(&self) -> Timestamp {
         self.envelope.triggered_at.unwrap_or(self.envelope.received_at)
+    }
+
+    /// The same, but nothing when the header was missing, could not be read, or names a time to come. For what cannot be
+    /// undone: the time of receipt is a retry's as well, and no time at all.
+    pub fn vouched_at(&self) -> Option<Timestamp> {
+        let Envelope { triggered_at, received_at, .. } = self.envelope;
+        triggered_at.filter(|at| at.millis_since(*received_at) <= AHEAD_MILLIS)
     }
 }
 

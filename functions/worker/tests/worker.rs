@@ -218,6 +218,51 @@ async fn late_news_leaves_nothing_in_the_partition_of_an_erased_shop() {
     assert!(left.keys().all(|key| !key.starts_with("SHOP#")), "{:?}", left.keys());
 }
 
+/// Topic and time are headers that nothing signs, and a retry is received later than what it tells of happened.
+#[tokio::test]
+async fn an_uninstall_that_nothing_vouches_for_takes_nothing() {
+    let (house, worker) = stage().await;
+    let one = shop("one");
+    let now = gatehouse_core::clock::now();
+    install(&house, &one, now.plus_secs(-90 * 86_400), false).await;
+    let before = install_item(&house, &one).await;
+    let shop_itself = json!({"id": 954_889, "name": "One", "domain": null, "myshopify_domain": null});
+    let told = |id: &str, body: &Value| envelope(&one, "app/uninstalled", id, now, body);
+    let mut timeless = told("timeless", &shop_itself);
+    timeless.triggered_at = None;
+    let mut ahead = told("ahead", &shop_itself);
+    ahead.triggered_at = Some(ahead.received_at.plus_secs(15 * 60 + 1));
+    let order = told("order", &json!({"id": 9, "admin_graphql_api_id": "gid://shopify/Order/9", "line_items": []}));
+    let customer = told("customer", &json!({"id": 1, "email": "c@example.com", "first_name": "C", "addresses": []}));
+    for delivery in [timeless, ahead, order, customer] {
+        // Shopify is asked, and does not answer here: it comes again.
+        assert!(!deliver(&worker, &delivery).await, "{}", delivery.webhook_id);
+        assert_eq!(install_item(&house, &one).await.map(without_lease), before.clone().map(without_lease));
+    }
+    assert!(deliver(&worker, &told("vouched", &shop_itself)).await);
+    let after = install_item(&house, &one).await.unwrap();
+    assert_eq!((after.get_text("status"), after.has("access")), (Some("uninstalled"), false));
+    // No more than a body that says nothing.
+    for (id, body) in [("empty", json!({})), ("number", json!({"id": 1}))] {
+        let of = shop(id);
+        install(&house, &of, now.plus_secs(-90 * 86_400), false).await;
+        assert!(deliver(&worker, &envelope(&of, "app/uninstalled", id, now, &body)).await);
+        assert!(!install_item(&house, &of).await.unwrap().has("access"), "{id}");
+    }
+}
+
+fn without_lease(item: Item) -> Vec<(String, String)> {
+    let lease = |name: &str| name.starts_with("lease_");
+    let mut rest: Vec<_> = item
+        .attributes()
+        .iter()
+        .filter(|(name, _)| !lease(name))
+        .map(|(name, value)| (name.clone(), format!("{value:?}")))
+        .collect();
+    rest.sort();
+    rest
+}
+
 #[tokio::test]
 async fn without_time_nothing_is_begun() {
     let (house, worker) = stage().await;
@@ -314,6 +359,7 @@ async fn run_case(id: &str, input: &Value, expect: &Value) {
     fill(&worker, &one, input).await;
     let body = match &input["body"] {
         Value::Null if topic == "shop/redact" => json!({"shop_id": 954_889, "shop_domain": one}),
+        Value::Null if topic == "app/uninstalled" => json!({"id": 954_889, "domain": null, "myshopify_domain": null}),
         Value::Null => json!({"shop_id": 954_889, "customer": {"id": 191_167, "email": "john@example.com"},
             "data_request": {"id": 1}, "id": 954_889}),
         body => body.clone(),

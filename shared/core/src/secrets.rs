@@ -219,6 +219,18 @@ impl SecretStore {
         self.current(Want::Newest).await
     }
 
+    /// The secrets as Secrets Manager gives them now, never cached ones.
+    ///
+    /// # Errors
+    /// [`SecretsError`] whenever it does not give them; what is cached stays.
+    pub async fn fresh(&self) -> Result<Arc<AppSecrets>, SecretsError> {
+        let mut cached = self.cached.lock().await;
+        let secrets = Arc::new(self.read().await?);
+        let now = Instant::now();
+        *cached = Some(Cached { secrets: Arc::clone(&secrets), read: now, tried: now });
+        Ok(secrets)
+    }
+
     /// Runs a check with the secrets, and once more when it failed for want of a secret and newer ones are to be had.
     ///
     /// # Errors

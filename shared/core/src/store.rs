@@ -30,6 +30,8 @@ use aws_sdk_dynamodb::types::{
 };
 use gatehouse_shopify::{ShopDomain, Timestamp};
 
+use crate::telemetry::{Metric, count};
+
 /// DynamoDB's own limit on one `BatchWriteItem`
 /// (<https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchWriteItem.html>).
 const BATCH_WRITE: usize = 25;
@@ -351,7 +353,7 @@ impl Table {
     }
 
     /// What is due in one shard of the keeper's index at `until`, soonest first. The index is eventually consistent: a
-    /// row may be done already, so read the item before acting.
+    /// row may be done already, so read the item before acting. A row that cannot be read is logged, counted and left out.
     ///
     /// # Errors
     /// Every [`StoreError`] but `ConditionFailed`.
@@ -377,9 +379,16 @@ impl Table {
             .send()
             .await
             .map_err(|e| failed(&e))?;
-        let rows =
-            answer.items.unwrap_or_default().into_iter().map(|attributes| due_row(Item::from_attributes(attributes)));
-        let rows = rows.collect::<Result<Vec<_>, _>>()?;
+        // One that is damaged must not keep the keeper from all that stand behind it.
+        let row = |attributes| match due_row(Item::from_attributes(attributes)) {
+            Ok(row) => Some(row),
+            Err(error) => {
+                count(Metric::OpenFailed, &[]);
+                tracing::error!(shard, code = error.code(), %error, "a row of the index is malformed and passed over");
+                None
+            }
+        };
+        let rows = answer.items.unwrap_or_default().into_iter().filter_map(row).collect();
         Ok((rows, answer.last_evaluated_key.map(DueCursor)))
     }
 

@@ -19,6 +19,7 @@ mod drive;
 mod item;
 mod others;
 
+pub use drive::{STEP_GRACE, WRITE_GRACE};
 pub use item::Installation;
 pub use others::{ClientCredentialsToken, OnlineToken};
 
@@ -36,6 +37,7 @@ use gatehouse_shopify::{ClientSecrets, Scopes, SecretString, ShopDomain, Timesta
 use hkdf::Hkdf;
 use sha2::{Digest, Sha256};
 
+use crate::clock::random_bytes;
 use crate::config::{AppSettings, ShopifySettings, TableSettings};
 use crate::seal::{KeyError, Purpose, SealError, Sealer};
 use crate::shopify_client::{ShopifyClient, Unreachable};
@@ -73,6 +75,9 @@ pub struct Parts {
     pub clock: Clock,
 }
 
+/// Who has used a nonce: a random word of each use.
+const CLAIM: &str = "claim";
+
 /// What of a row belongs to its tokens.
 const SEALED: [&str; 11] = [
     name::ACCESS,
@@ -88,6 +93,9 @@ const SEALED: [&str; 11] = [
     name::DUE_SHARD,
     name::DUE_AT,
 ];
+
+/// What else a row holds that is a number or is not there.
+const TIMES: [&str; 4] = [name::ACQUIRED_AT, name::INSTALLED_AT, name::GONE_AT, name::SCOPES_AT];
 
 /// A token that Shopify honours, to the best of our knowledge. No `Debug`.
 pub struct LiveToken {
@@ -369,9 +377,21 @@ impl Vault {
     /// [`VaultError::Frozen`] also when the stored pair lives; else every [`VaultError`].
     pub async fn renew(&self, shop: &ShopDomain, deadline: Timestamp) -> Result<bool, VaultError> {
         let Some(installation) = self.installation(shop).await? else { return Err(VaultError::NotInstalled) };
-        let stale = life::Stale::Old(installation.version);
-        let token = self.run(shop, drive::Hand::Nothing, Some(stale), deadline).await?;
-        match token.version != installation.version {
+        self.renew_version(shop, installation.version, deadline).await
+    }
+
+    /// As [`Vault::renew`], of the pair of this version alone: true as well when another process has replaced it meanwhile.
+    ///
+    /// # Errors
+    /// As for [`Vault::renew`].
+    pub async fn renew_version(
+        &self,
+        shop: &ShopDomain,
+        version: u64,
+        deadline: Timestamp,
+    ) -> Result<bool, VaultError> {
+        let token = self.run(shop, drive::Hand::Nothing, Some(life::Stale::Old(version)), deadline).await?;
+        match token.version != version {
             false if token.paused => Err(VaultError::Frozen),
             renewed => Ok(renewed),
         }
@@ -465,41 +485,48 @@ impl Vault {
         }
     }
 
-    /// Applies an `app/uninstalled` that Shopify triggered at `triggered_at`. When the times lie too close together, the
-    /// stored refresh token is asked: Shopify refuses it if and only if the installation is over.
+    /// Applies an `app/uninstalled` that Shopify triggered at `removed_at`. When the times lie too close together, or nobody
+    /// vouches for one, the stored refresh token is asked: Shopify refuses it if and only if the installation is over.
     ///
     /// # Errors
     /// [`VaultError`]; nothing is decided then.
     pub async fn on_uninstalled(
         &self,
         shop: &ShopDomain,
-        triggered_at: Timestamp,
+        removed_at: impl Into<Option<Timestamp>>,
         deadline: Timestamp,
     ) -> Result<Uninstall, VaultError> {
-        self.forget_client_credentials(shop, triggered_at).await?;
+        let removed_at = removed_at.into();
+        // What dies with the installation and is easily had again: of that, the time of this call will do.
+        let before = removed_at.unwrap_or(self.now());
+        self.forget_client_credentials(shop, before).await?;
         // Two conflicts in a row are rare, eight mean that something else is wrong.
         for _ in 0..8 {
             let item = self.parts.table.get(&Key::install(shop)).await?;
             let record = item.as_ref().map(item::record).transpose()?;
-            let decision = match life::on_uninstalled(record.as_ref(), triggered_at) {
+            let decision = match life::on_uninstalled(record.as_ref(), removed_at, self.now()) {
                 life::OnUninstalled::Ambiguous { version } => {
-                    self.probe(shop, version, record, triggered_at, deadline).await
+                    self.probe(shop, version, record, removed_at, deadline).await
                 }
                 decided => Some(decided),
             };
             match decision {
-                None => return Ok(Uninstall::Undecided),
+                None | Some(life::OnUninstalled::Wait) => return Ok(Uninstall::Undecided),
                 // Another process got tokens while we were about to ask for ours.
                 Some(life::OnUninstalled::Ambiguous { .. }) => {}
-                Some(life::OnUninstalled::Keep) => {
-                    self.note_removal(shop, triggered_at).await?;
-                    return Ok(Uninstall::Kept);
+                Some(life::OnUninstalled::Keep { version }) => {
+                    if self.note_removal(shop, version, removed_at).await? {
+                        // An earlier delivery may have been cut off before it came to them.
+                        if record.is_some_and(|record| record.status == life::Status::Uninstalled) {
+                            self.forget_users(shop, before).await?;
+                        }
+                        return Ok(Uninstall::Kept);
+                    }
                 }
                 Some(life::OnUninstalled::Forget { version }) => {
-                    let gone_at =
-                        record.and_then(|record| record.gone_at).map_or(triggered_at, |at| at.max(triggered_at));
-                    if self.forget(shop, version, gone_at).await? {
-                        self.forget_users(shop, triggered_at).await?;
+                    let known = record.and_then(|record| record.gone_at);
+                    if self.forget(shop, version, removed_at.max(known)).await? {
+                        self.forget_users(shop, before).await?;
                         tracing::info!(%shop, "the app was removed: tokens and data key deleted");
                         return Ok(Uninstall::Forgotten);
                     }
@@ -514,19 +541,22 @@ impl Vault {
         shop: &ShopDomain,
         version: u64,
         record: Option<life::Record>,
-        triggered_at: Timestamp,
+        removed_at: Option<Timestamp>,
         deadline: Timestamp,
     ) -> Option<life::OnUninstalled> {
         if self.parts.mode == life::Mode::AsStored {
             // There is no refresh token to ask; Shopify's time is all there is.
-            let older = record.is_some_and(|r| r.acquired_at < triggered_at);
-            return Some(if older { life::OnUninstalled::Forget { version } } else { life::OnUninstalled::Keep });
+            let older = record.is_some_and(|r| removed_at.is_some_and(|at| r.acquired_at < at));
+            return Some(match older {
+                true => life::OnUninstalled::Forget { version },
+                false => life::OnUninstalled::Keep { version },
+            });
         }
         let probe = match self.replace_refused(shop, version, deadline).await {
             // Only an answer of Shopify's to ourselves says that the installation lives: what another process wrote meanwhile
             // it may have asked for before the removal.
             Ok(token) if token.read => return Some(life::OnUninstalled::Ambiguous { version: token.version }),
-            Ok(_) => life::Probe::Alive,
+            Ok(token) => life::Probe::Alive { version: token.version },
             Err(VaultError::NeedsReauth) => match self.installation(shop).await {
                 Ok(Some(now)) if now.status == life::Status::NeedsReauth => life::Probe::Dead { version: now.version },
                 _ => life::Probe::Unknown,
@@ -536,37 +566,61 @@ impl Vault {
         life::after_probe(probe)
     }
 
-    /// That the app was removed at this time, although there are younger tokens: without it an erasure of the shop would take
-    /// what the merchant has come back to. Without an installation there is nothing to note it on.
-    async fn note_removal(&self, shop: &ShopDomain, gone_at: Timestamp) -> Result<(), StoreError> {
-        let changes = Changes::new().time(name::GONE_AT, gone_at);
-        let only_if = Cond::exists().and(Cond::absent_or_below(name::GONE_AT, gone_at.millis()));
+    /// That the app was removed at this time, although there are younger tokens, or none: without it an erasure of the shop
+    /// would take what the merchant has come back to, and an exchange under way would store what the removal has killed.
+    /// Without an installation there is nothing to note it on. False when tokens were written since `version` was decided on.
+    async fn note_removal(
+        &self,
+        shop: &ShopDomain,
+        version: u64,
+        removed_at: Option<Timestamp>,
+    ) -> Result<bool, StoreError> {
+        let Some(removed_at) = removed_at else { return Ok(true) };
+        let changes = Changes::new().time(name::GONE_AT, removed_at);
+        let later = Cond::absent_or_below(name::GONE_AT, removed_at.millis());
+        let only_if = Cond::exists().and(is_version(version)).and(later);
         match self.parts.table.update(&Key::install(shop), changes, Some(only_if)).await {
-            Ok(_) | Err(StoreError::ConditionFailed { .. }) => Ok(()),
+            Ok(_) => Ok(true),
+            Err(StoreError::ConditionFailed { old: None, .. }) => Ok(true),
+            Err(StoreError::ConditionFailed { old: Some(old), .. }) => {
+                Ok(old.get_number(name::VERSION).unwrap_or(0) == item::stored_version(version))
+            }
             Err(error) => Err(error),
         }
     }
 
     /// Removes sealed tokens that do not open any more, with their data key, so that a merchant who is present can bring new
-    /// ones. Nothing is lost: nobody can read them.
+    /// ones. Nothing is lost: nobody can read them. A row that cannot be read for another attribute's sake goes the same way.
     async fn discard_unreadable(&self, shop: &ShopDomain) -> Result<(), VaultError> {
         let at = Key::install(shop);
         let Some(item) = self.parts.table.get(&at).await? else { return Ok(()) };
-        let version = item::record(&item)?.version;
-        match self.readable(shop, &at, &item).await {
-            // Another process was faster.
-            Ok(()) => return Ok(()),
-            Err(error) if error.is_damage() => {}
+        match item::record(&item) {
+            Ok(_) => match self.readable(shop, &at, &item).await {
+                // Another process was faster.
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error.into()),
+            },
+            Err(error) if is_damage(&error) => {}
             Err(error) => return Err(error.into()),
         }
-        let changes = SEALED
+        let (version, unchanged) = match item.attributes().get(name::VERSION) {
+            None => (0, Cond::Absent(name::VERSION)),
+            // One that is no number is not counted on, but by its text.
+            Some(stored) => {
+                (item.get_number(name::VERSION).unwrap_or(0).max(0), Cond::Is(name::VERSION, stored.clone()))
+            }
+        };
+        let changes = SEALED.into_iter().fold(Changes::new(), Changes::remove);
+        // Times that are no numbers go too; what is well-formed stays.
+        let changes = TIMES
             .into_iter()
-            .fold(Changes::new(), Changes::remove)
+            .filter(|time| item.has(time) && item.get_number(time).is_none())
+            .fold(changes, Changes::remove)
             .text(name::STATUS, life::Status::NeedsReauth.as_str())
-            .number(name::VERSION, item::stored_version(version + 1))
+            .number(name::VERSION, version.saturating_add(1))
             .remove(name::LEASE_OWNER)
             .remove(name::LEASE_UNTIL);
-        let unchanged = Cond::number(name::VERSION, item::stored_version(version));
         match self.parts.table.update(&at, changes, Some(unchanged)).await {
             Ok(_) => {
                 tracing::warn!(%shop, "tokens that do not open are discarded: the merchant's presence brings new ones");
@@ -592,15 +646,14 @@ impl Vault {
     }
 
     /// One write; true when the version was still that.
-    async fn forget(&self, shop: &ShopDomain, version: u64, gone_at: Timestamp) -> Result<bool, StoreError> {
+    async fn forget(&self, shop: &ShopDomain, version: u64, gone_at: Option<Timestamp>) -> Result<bool, StoreError> {
         let changes = SEALED
             .into_iter()
             .fold(Changes::new(), Changes::remove)
             .text(name::STATUS, life::Status::Uninstalled.as_str())
             .number(name::VERSION, item::stored_version(version + 1))
-            .time(name::GONE_AT, gone_at);
-        let unchanged = Cond::number(name::VERSION, item::stored_version(version));
-        match self.parts.table.update(&Key::install(shop), changes, Some(unchanged)).await {
+            .maybe_time(name::GONE_AT, gone_at);
+        match self.parts.table.update(&Key::install(shop), changes, Some(is_version(version))).await {
             Ok(_) => Ok(true),
             Err(StoreError::ConditionFailed { .. }) => Ok(false),
             Err(error) => Err(error),
@@ -661,7 +714,9 @@ impl Vault {
         let before = Cond::absent_or_below(name::SCOPES_TRIGGERED_AT, triggered_at.millis()).or(at_once);
         let same_second = Cond::number(name::SCOPES_AT, scopes_at.millis()).and(before);
         let older = Cond::absent_or_below(name::SCOPES_AT, scopes_at.millis()).or(same_second);
-        let only_if = Cond::Present(name::STATUS).and(older);
+        // The app may have been removed since the read.
+        let uninstalled = AttributeValue::S(life::Status::Uninstalled.as_str().to_owned());
+        let only_if = Cond::IsNot(name::STATUS, uninstalled).and(older);
         match self.parts.table.update(&at, changes, Some(only_if)).await {
             Ok(_) => Ok(true),
             Err(StoreError::ConditionFailed { .. }) => Ok(false),
@@ -676,10 +731,16 @@ impl Vault {
     pub async fn use_nonce_once(&self, shop: &ShopDomain, nonce: &str, ttl: Duration) -> Result<bool, StoreError> {
         // Attack: a callback URL taken from a log or a history, played again.
         let now = self.now();
-        let item = Item::new().expires(now.plus_secs(i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)));
+        let claim = hex::encode(random_bytes::<16>());
+        let item = Item::new()
+            .text(CLAIM, claim.as_str())
+            .expires(now.plus_secs(i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)));
         match self.parts.table.put(&Key::nonce(shop, nonce), item, Some(Cond::new_or_expired(now))).await {
             Ok(()) => Ok(true),
-            Err(StoreError::ConditionFailed { .. }) => Ok(false),
+            // Ours: the answer was lost, and the SDK has sent the write again.
+            Err(StoreError::ConditionFailed { old, .. }) => {
+                Ok(old.is_some_and(|old| old.get_text(CLAIM) == Some(claim.as_str())))
+            }
             Err(error) => Err(error),
         }
     }
@@ -741,6 +802,22 @@ impl Vault {
         Ok(secret_id(self.secrets().await?.current()))
     }
 
+    /// The same of the secret as the store has it at this moment, and no cached one in its place: a rotation that went by an
+    /// old secret would call itself finished, and the operator would revoke what every pair is pinned to.
+    ///
+    /// # Errors
+    /// [`VaultError::Secrets`] also when older secrets are cached.
+    pub async fn fresh_secret_id(&self) -> Result<String, VaultError> {
+        match &self.parts.secrets {
+            SecretSource::Fixed(secrets) => Ok(secret_id(secrets.current())),
+            #[cfg(feature = "secrets")]
+            SecretSource::Managed(store) => match store.fresh().await {
+                Ok(secrets) => Ok(secret_id(secrets.client().current())),
+                Err(_) => Err(VaultError::Secrets),
+            },
+        }
+    }
+
     async fn secrets(&self) -> Result<ClientSecrets, VaultError> {
         match &self.parts.secrets {
             SecretSource::Fixed(secrets) => Ok(secrets.clone()),
@@ -775,6 +852,19 @@ pub struct Imported {
     pub scopes: Scopes,
     /// When it was got.
     pub acquired_at: Timestamp,
+}
+
+/// The row's tokens are still those of this version (0: none were ever written).
+fn is_version(version: u64) -> Cond {
+    match version {
+        0 => Cond::Absent(name::VERSION),
+        version => Cond::number(name::VERSION, item::stored_version(version)),
+    }
+}
+
+/// An attribute of ours has a form that no version of ours writes. Not for a status: that may be a newer version's word.
+fn is_damage(error: &StoreError) -> bool {
+    matches!(error, StoreError::Malformed(attribute) if *attribute != name::STATUS)
 }
 
 /// Eight bytes derived from the secret by HKDF: enough to tell two apart, nothing to find one by.

@@ -17,32 +17,42 @@ pub enum OnUninstalled {
         version: u64,
     },
     /// The tokens are younger than the uninstall, or there are none: they stay. The driver notes the removal's time all the
-    /// same (`gone_at`, which only grows): what an erasure takes depends on it.
-    Keep,
-    /// The times lie too close together to tell. Ask Shopify with a live token, then [`after_probe`].
+    /// same, if there is one (`gone_at`, which only grows): what an erasure takes depends on it, and so does an exchange that
+    /// is under way. On condition that the version is still `version`; when it is not, read and decide again.
+    Keep {
+        /// The version that was decided upon.
+        version: u64,
+    },
+    /// The times do not tell. Ask Shopify with a live token, then [`after_probe`].
     Ambiguous {
         /// The version that was decided upon.
         version: u64,
     },
+    /// Somebody may be asking Shopify for the first tokens at this moment, and there is no time of the removal that could be
+    /// noted to stop them. Let the delivery come again.
+    Wait,
 }
 
-/// Decides on an `app/uninstalled` that Shopify triggered at `triggered_at`.
+/// Decides on an `app/uninstalled` that Shopify triggered at `removed_at`; `None` when nobody vouches for a time.
 ///
 /// The webhook may come minutes late, several times, or after the merchant has installed the app again
 /// (Shopify/shopify-app-template-php#481). A removal kills every token, so tokens acquired after it prove a new
 /// installation, and tokens acquired before it are dead. Two clocks are compared, hence the doubt within
-/// [`MAX_SKEW_MILLIS`].
-pub fn on_uninstalled(record: Option<&Record>, triggered_at: Timestamp) -> OnUninstalled {
-    let Some(record) = record else { return OnUninstalled::Keep };
-    if record.status == Status::Uninstalled || !record.has_access {
-        return OnUninstalled::Keep;
-    }
-    let age = triggered_at.millis_since(record.acquired_at);
+/// [`MAX_SKEW_MILLIS`]. Without a time there is nothing to compare, and Shopify alone can tell: to take the time of receipt
+/// instead would let a retried delivery kill what the merchant has come back to.
+pub fn on_uninstalled(record: Option<&Record>, removed_at: Option<Timestamp>, now: Timestamp) -> OnUninstalled {
+    let Some(record) = record else { return OnUninstalled::Keep { version: 0 } };
     let version = record.version;
+    if record.status == Status::Uninstalled || !record.has_access {
+        let busy = record.lease.is_some_and(|lease| now.millis_since(lease.until) < MAX_SKEW_MILLIS);
+        return if busy && removed_at.is_none() { OnUninstalled::Wait } else { OnUninstalled::Keep { version } };
+    }
+    let Some(removed_at) = removed_at else { return OnUninstalled::Ambiguous { version } };
+    let age = removed_at.millis_since(record.acquired_at);
     if age > MAX_SKEW_MILLIS {
         OnUninstalled::Forget { version }
     } else if age < -MAX_SKEW_MILLIS {
-        OnUninstalled::Keep
+        OnUninstalled::Keep { version }
     } else {
         OnUninstalled::Ambiguous { version }
     }
@@ -54,7 +64,10 @@ pub fn on_uninstalled(record: Option<&Record>, triggered_at: Timestamp) -> OnUni
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
     /// Shopify took a token.
-    Alive,
+    Alive {
+        /// [`Machine::version`](crate::Machine::version) of that run, or of its write.
+        version: u64,
+    },
     /// The run ended in [`Outcome::NeedsReauth`](crate::Outcome::NeedsReauth).
     Dead {
         /// [`Machine::version`](crate::Machine::version) of that run.
@@ -67,7 +80,7 @@ pub enum Probe {
 /// Decides an ambiguous uninstall. `None`: not known yet, let the delivery come again.
 pub fn after_probe(probe: Probe) -> Option<OnUninstalled> {
     match probe {
-        Probe::Alive => Some(OnUninstalled::Keep),
+        Probe::Alive { version } => Some(OnUninstalled::Keep { version }),
         Probe::Dead { version } => Some(OnUninstalled::Forget { version }),
         Probe::Unknown => None,
     }
@@ -82,14 +95,19 @@ pub enum OnScopes {
         /// The time to store with them.
         scopes_at: Timestamp,
     },
-    /// Older than what is stored, or there is no installation.
+    /// Older than what is stored or than the removal of the app, or there is no installation.
     Keep,
 }
 
 /// Decides on an `app/scopes_update` with this `updated_at`. The same delivery twice stores the same again, which is harmless.
 pub fn on_scopes_update(record: Option<&Record>, updated_at: Timestamp) -> OnScopes {
     match record {
-        Some(r) if r.status != Status::Uninstalled && r.scopes_at.is_none_or(|at| at <= updated_at) => {
+        // What was granted before a removal is granted no more.
+        Some(r)
+            if r.status != Status::Uninstalled
+                && r.scopes_at.is_none_or(|at| at <= updated_at)
+                && r.gone_at.is_none_or(|gone| gone <= updated_at) =>
+        {
             OnScopes::Store { scopes_at: updated_at }
         }
         _ => OnScopes::Keep,
@@ -131,6 +149,7 @@ pub fn due_at(record: &Record, mode: Mode, seed: u64) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Lease, Owner};
     use proptest::prelude::*;
 
     const T: Timestamp = Timestamp::from_secs(1_795_219_200);
@@ -150,22 +169,41 @@ mod tests {
 
     #[test]
     fn an_uninstall_concerns_only_older_tokens() {
-        let decide = |secs| on_uninstalled(Some(&installed(T)), T.plus_secs(secs));
+        let at = |record: &Record, at: Timestamp| on_uninstalled(Some(record), Some(at), T);
+        let decide = |secs| at(&installed(T), T.plus_secs(secs));
         assert_eq!(decide(61), OnUninstalled::Forget { version: 5 });
         assert_eq!(decide(60), OnUninstalled::Ambiguous { version: 5 });
         assert_eq!(decide(0), OnUninstalled::Ambiguous { version: 5 });
         assert_eq!(decide(-60), OnUninstalled::Ambiguous { version: 5 });
-        assert_eq!(decide(-61), OnUninstalled::Keep);
-        assert_eq!(on_uninstalled(None, T), OnUninstalled::Keep);
+        assert_eq!(decide(-61), OnUninstalled::Keep { version: 5 });
+        assert_eq!(on_uninstalled(None, Some(T), T), OnUninstalled::Keep { version: 0 });
         let gone = Record { status: Status::Uninstalled, has_access: false, ..installed(T) };
-        assert_eq!(on_uninstalled(Some(&gone), T.plus_secs(600)), OnUninstalled::Keep);
+        assert_eq!(at(&gone, T.plus_secs(600)), OnUninstalled::Keep { version: 5 });
         let dead = Record { status: Status::NeedsReauth, ..installed(T) };
-        assert_eq!(on_uninstalled(Some(&dead), T.plus_secs(600)), OnUninstalled::Forget { version: 5 });
+        assert_eq!(at(&dead, T.plus_secs(600)), OnUninstalled::Forget { version: 5 });
+    }
+
+    #[test]
+    fn without_a_time_that_somebody_vouches_for_shopify_decides() {
+        let decide = |record: Option<&Record>| on_uninstalled(record, None, T);
+        for days in [0, 1, 400] {
+            let old = installed(T.plus_secs(-days * 86_400));
+            assert_eq!(decide(Some(&old)), OnUninstalled::Ambiguous { version: 5 });
+        }
+        assert_eq!(decide(None), OnUninstalled::Keep { version: 0 });
+        let lease = |secs| Some(Lease { owner: Owner(7), until: T.plus_secs(secs) });
+        // Who asks for the first tokens now is not seen by anybody else, and could not be told.
+        let empty = |lease| Record { version: 3, lease, ..Record::EMPTY };
+        assert_eq!(decide(Some(&empty(None))), OnUninstalled::Keep { version: 3 });
+        assert_eq!(decide(Some(&empty(lease(-59)))), OnUninstalled::Wait);
+        assert_eq!(decide(Some(&empty(lease(-60)))), OnUninstalled::Keep { version: 3 });
+        // A time is noted, and whoever writes after that sees it.
+        assert_eq!(on_uninstalled(Some(&empty(lease(5))), Some(T), T), OnUninstalled::Keep { version: 3 });
     }
 
     #[test]
     fn a_probe_decides_or_waits() {
-        assert_eq!(after_probe(Probe::Alive), Some(OnUninstalled::Keep));
+        assert_eq!(after_probe(Probe::Alive { version: 6 }), Some(OnUninstalled::Keep { version: 6 }));
         assert_eq!(after_probe(Probe::Dead { version: 6 }), Some(OnUninstalled::Forget { version: 6 }));
         assert_eq!(after_probe(Probe::Unknown), None);
     }
@@ -180,6 +218,10 @@ mod tests {
         record.status = Status::Uninstalled;
         assert_eq!(on_scopes_update(Some(&record), T.plus_secs(60)), OnScopes::Keep);
         assert_eq!(on_scopes_update(None, T), OnScopes::Keep);
+        // Late news of the installation before this one.
+        let back = Record { gone_at: Some(T.plus_secs(-5)), ..installed(T) };
+        assert_eq!(on_scopes_update(Some(&back), T.plus_secs(-6)), OnScopes::Keep);
+        assert_eq!(on_scopes_update(Some(&back), T), OnScopes::Store { scopes_at: T });
     }
 
     proptest! {
@@ -193,7 +235,8 @@ mod tests {
         #[test]
         fn extreme_times_do_not_panic(a: i64, b: i64, seed: u64) {
             let record = installed(Timestamp::from_millis(a));
-            let _ = on_uninstalled(Some(&record), Timestamp::from_millis(b));
+            let _ = on_uninstalled(Some(&record), Some(Timestamp::from_millis(b)), Timestamp::from_millis(a));
+            let _ = on_uninstalled(Some(&record), None, Timestamp::from_millis(b));
             let _ = on_scopes_update(Some(&record), Timestamp::from_millis(b));
             let _ = due_at(&record, Mode::Expiring, seed);
         }

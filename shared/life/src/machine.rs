@@ -206,6 +206,9 @@ pub struct Write {
     pub version: u64,
     /// `true`: condition that the lease is this run's, and drop it. `false`: no such condition, leave the lease alone.
     pub holding: bool,
+    /// Condition: the stored time of the removal is this (`None`: there is none). News of a removal does not change the version
+    /// where there is no token to delete.
+    pub gone_at: Option<Timestamp>,
     /// Store with the new access token. `None` only in [`Mode::AsStored`].
     pub access_expires: Option<Timestamp>,
     /// What becomes of the refresh token.
@@ -427,6 +430,8 @@ struct Unsaved {
     /// The line that the call was made from.
     chain: Option<Owner>,
     refresh_expires: Option<Timestamp>,
+    /// The removal that was known when the call was sent.
+    gone_at: Option<Timestamp>,
     /// Another's tokens were found in the way.
     merge: bool,
 }
@@ -739,6 +744,7 @@ impl Machine {
                     version: self.record.map_or(0, |r| r.version),
                     chain: self.record.and_then(|r| r.chain),
                     refresh_expires: self.record.and_then(|r| r.refresh_expires),
+                    gone_at: self.record.and_then(|r| r.gone_at),
                     merge: false,
                 });
                 self.write(true)
@@ -802,6 +808,7 @@ impl Machine {
         Step::Write(Write {
             version: unsaved.version,
             holding,
+            gone_at: before.gone_at,
             access_expires,
             refresh,
             spares: if unsaved.merge { Spares::Merge } else { spares },
@@ -849,22 +856,34 @@ impl Machine {
         if self.request.deadline <= now {
             return self.give_up(now, Failure::Store);
         }
+        // A removal that became known since the call was sent, or that nobody gave a time for. (Beside tokens that it has left
+        // standing ours are of the same installation, or of a later one: those were read before the call.)
+        let bare = record.status == Status::Uninstalled || !record.has_access;
+        let news = record.gone_at.filter(|at| unsaved.gone_at != Some(*at));
+        let forgotten = record.status == Status::Uninstalled && record.version != unsaved.version;
+        if acquired && bare && (news.is_some() || forgotten) {
+            // What was sent for certain after it is of the next installation. Of all else nobody can tell from the times whether
+            // the removal has killed it. So it is not stored: an ID token is exchanged again, which Shopify refuses if the app
+            // is gone; a code is good once, and the grant begins anew.
+            if news.is_none_or(|at| unsaved.sent_at.millis_since(at) <= MAX_SKEW_MILLIS) {
+                return self.drop_unsaved(now);
+            }
+        }
         if record.version == unsaved.version {
             return self.write(holding);
         }
         let refreshed = matches!(unsaved.grant, Grant::Refresh(_));
         // Tokens that came from elsewhere have no chain; then the spare that a refresh leaves, and an acquisition does not, tells.
         let same_line = if unsaved.chain.is_some() { record.chain == unsaved.chain } else { record.spares > 0 };
-        let keep = if record.status == Status::Uninstalled {
-            // A removal later than our call has killed what the call brought.
-            acquired && record.gone_at.is_none_or(|at| at.millis_since(unsaved.sent_at) <= MAX_SKEW_MILLIS)
-        } else {
-            // What an exchange or a code brought is alive beside another's refresh, which would have been refused after it;
-            // beside another's acquisition nobody knows, and both are kept. What a refresh brought is worth keeping if
-            // the other's was made from the same token; if another's acquisition lies there, or the other's was used
-            // already, ours is dead.
-            acquired || (refreshed && same_line && record.version == unsaved.version + 1)
-        };
+        // What an exchange or a code brought is alive beside another's refresh, which would have been refused after it;
+        // beside another's acquisition nobody knows, and both are kept. What a refresh brought is worth keeping if
+        // the other's was made from the same token; if another's acquisition lies there, or the other's was used
+        // already, or the app was removed, ours is dead.
+        let keep = acquired
+            || (refreshed
+                && same_line
+                && record.status != Status::Uninstalled
+                && record.version == unsaved.version + 1);
         if keep { self.write_over(record.version, holding) } else { self.drop_unsaved(now) }
     }
 

@@ -332,3 +332,71 @@ fn a_migration_without_its_refresh_token_is_asked_again() {
     let Step::Write(write) = machine.next(T, Event::Answer(Answer::Granted(GRANTED))) else { panic!("no write") };
     assert_eq!(write.original, Original::Keep, "until the first refresh");
 }
+
+/// Brings a run with this in hand to the moment when Shopify has been asked; `found` lies there before the lease.
+fn up_to_grant(hand: Hand, found: Record) -> (Machine, Record) {
+    let request = Request { owner: ME, deadline: T.plus_secs(60), hand, mode: Mode::Expiring, stale: None };
+    let mut machine = Machine::new(request);
+    assert_eq!(machine.next(T, Event::Start), Step::Read);
+    let Step::TakeLease { until, .. } = machine.next(T, Event::Read(Some(found))) else { panic!("no lease") };
+    assert_eq!(machine.next(T, Event::Lease(Put::Done)), Step::Read);
+    let held = Record { lease: Some(Lease { owner: ME, until }), ..found };
+    assert!(matches!(machine.next(T, Event::Read(Some(held))), Step::Call { .. }));
+    (machine, held)
+}
+
+const EXCHANGE: Hand = Hand::IdToken { force: true };
+
+/// The app is removed while its first tokens, or new ones, are asked for, and the news is there before they are stored: at what
+/// time exactly the removal was, nobody can tell by two clocks.
+#[test]
+fn what_a_removal_may_have_killed_is_not_stored() {
+    let removed = Record { status: Status::Uninstalled, version: 7, gone_at: Some(T.plus_secs(-900)), ..Record::EMPTY };
+    let cases = [
+        // Before the write: the first installation, and one over the remains of another. The version stays.
+        (Record::EMPTY, Record { gone_at: Some(T.plus_secs(1)), ..Record::EMPTY }),
+        (removed, Record { gone_at: Some(T.plus_secs(1)), ..removed }),
+        (removed, Record { gone_at: Some(T.plus_secs(-59)), ..removed }),
+        // Tokens were there, and the news has taken them away.
+        (old_pair(None), Record { version: 5, gone_at: Some(T.plus_secs(1)), ..removed }),
+        (old_pair(None), Record { version: 5, gone_at: None, ..removed }),
+    ];
+    for (before, after) in cases {
+        for hand in [EXCHANGE, Hand::Code] {
+            let (mut machine, held) = up_to_grant(hand, before);
+            let step = machine.next(T, Event::Answer(Answer::Granted(GRANTED)));
+            let Step::Write(write) = step else { panic!("{step:?}") };
+            assert_eq!(write.gone_at, before.gone_at, "no news since");
+            assert_eq!(machine.next(T, Event::Write(Put::Conflict)), Step::Read);
+            let step = machine.next(T, Event::Read(Some(Record { lease: held.lease, ..after })));
+            assert!(matches!(step, Step::TakeLease { .. } | Step::Call { .. }), "{before:?} {hand:?}: {step:?}");
+            // Shopify is asked again, and says that the app is gone.
+            assert_eq!(machine.next(T, Event::Lease(Put::Done)), Step::Read);
+            let step = machine.next(T, Event::Read(Some(Record { lease: held.lease, ..after })));
+            assert!(matches!(step, Step::Call { grant: Grant::Exchange | Grant::Code, .. }), "{step:?}");
+            assert_eq!(machine.next(T, Event::Answer(Answer::HandRefused)), Step::Release);
+            let done = machine.next(T, Event::Released);
+            assert_eq!(done, Step::Done(Outcome::Fail(gatehouse_life::Failure::HandRefused)));
+        }
+    }
+}
+
+/// The news is old, or there are tokens that it has left standing: what was asked for after that is of the next installation.
+#[test]
+fn what_no_removal_can_have_killed_is_stored() {
+    let removed = Record { status: Status::Uninstalled, version: 7, ..Record::EMPTY };
+    let cases = [
+        (Record::EMPTY, Record { gone_at: Some(T.plus_secs(-61)), ..Record::EMPTY }),
+        (removed, Record { gone_at: Some(T.plus_secs(-61)), ..removed }),
+        (old_pair(None), Record { version: 5, gone_at: Some(T.plus_secs(-61)), ..removed }),
+        (old_pair(None), Record { gone_at: Some(T.plus_secs(-5)), ..old_pair(None) }),
+    ];
+    for (before, after) in cases {
+        let (mut machine, held) = up_to_grant(EXCHANGE, before);
+        machine.next(T, Event::Answer(Answer::Granted(GRANTED)));
+        machine.next(T, Event::Write(Put::Conflict));
+        let step = machine.next(T, Event::Read(Some(Record { lease: held.lease, ..after })));
+        let Step::Write(write) = step else { panic!("{before:?}: {step:?}") };
+        assert_eq!((write.version, write.gone_at), (after.version, after.gone_at));
+    }
+}

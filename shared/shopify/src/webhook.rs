@@ -1,7 +1,8 @@
 //! Webhook deliveries, classic (`X-Shopify-*` headers) and Events (`shopify-*` headers, API 2026-10 and later).
 //!
-//! Only the body is signed. Topic, ids and times come from headers that TLS alone protects, so nothing here may be the sole
-//! reason for an effect that a second delivery, or one under another topic, must not have.
+//! Only the body is signed. Topic, ids and times come from headers that TLS alone protects, and the shop too where the body does
+//! not name it. So an effect must fit the body, and one that cannot be undone must not rest on a time that is missing or to come
+//! (`app/uninstalled` in `functions/worker`).
 
 use std::fmt;
 

@@ -36,6 +36,7 @@ enum Part {
     Lease,
     SecondLook,
     AtomicWrite,
+    RemovalCheck,
 }
 
 impl Part {
@@ -44,6 +45,7 @@ impl Part {
             Self::Lease => "lease",
             Self::SecondLook => "second-look",
             Self::AtomicWrite => "atomic-write",
+            Self::RemovalCheck => "removal-check",
         }
     }
 }
@@ -54,6 +56,7 @@ impl From<Part> for Without {
             Part::Lease => Self::Lease,
             Part::SecondLook => Self::SecondLook,
             Part::AtomicWrite => Self::AtomicWrite,
+            Part::RemovalCheck => Self::RemovalCheck,
         }
     }
 }

@@ -14,6 +14,8 @@ pub enum Promise {
     /// An uninstall deleted tokens that would still have served: Shopify would refresh them, or take the access token of an
     /// installation that was not known to be dead.
     LivingForgotten,
+    /// The app is removed, all the news of it has come, and tokens are stored.
+    OutlivedRemoval,
     /// A token was used that had not been stored.
     UnstoredUsed,
     /// A token was used that the user's own clock knew to be expired.
@@ -27,10 +29,11 @@ pub enum Promise {
 }
 
 impl Promise {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::ShopLost,
         Self::MerchantLockedOut,
         Self::LivingForgotten,
+        Self::OutlivedRemoval,
         Self::UnstoredUsed,
         Self::ExpiredUsed,
         Self::TwoAtOnce,
@@ -44,6 +47,7 @@ impl Promise {
             Self::ShopLost => "shops lost",
             Self::MerchantLockedOut => "merchants locked out",
             Self::LivingForgotten => "living tokens forgotten",
+            Self::OutlivedRemoval => "tokens that outlived a removal",
             Self::UnstoredUsed => "unstored tokens used",
             Self::ExpiredUsed => "expired tokens used",
             Self::TwoAtOnce => "two refreshes at once",
@@ -87,10 +91,12 @@ pub enum Fault {
     LateWebhook,
     /// `app/uninstalled` twice.
     RepeatedWebhook,
+    /// `app/uninstalled` without a time that can be believed.
+    TimelessWebhook,
 }
 
 impl Fault {
-    const NAMES: [&'static str; 15] = [
+    const NAMES: [&'static str; 16] = [
         "lost answers",
         "lost requests",
         "5xx",
@@ -106,6 +112,7 @@ impl Fault {
         "pauses",
         "late webhooks",
         "repeated webhooks",
+        "webhooks without a time",
     ];
 }
 
@@ -155,9 +162,9 @@ pub struct Stats {
     /// Schedules that ended with a shop whose stored tokens Shopify no longer honours, by its own rules.
     pub ended_dark: u64,
     /// By kind.
-    pub faults: [u64; 15],
+    pub faults: [u64; 16],
     /// Broken promises, by kind.
-    pub broken: [u64; 8],
+    pub broken: [u64; 9],
 }
 
 impl Stats {

@@ -43,6 +43,8 @@ pub enum Without {
     SecondLook,
     /// The access token and the refresh token are stored in two unconditional writes.
     AtomicWrite,
+    /// Tokens are stored whatever removal has become known since they were asked for.
+    RemovalCheck,
 }
 
 #[derive(Debug, Default)]
@@ -140,6 +142,10 @@ impl Store {
             return false;
         }
         let mine = stored.and_then(|i| i.record.lease).is_some_and(|lease| lease.owner == write.written_by);
+        let gone_at = stored.and_then(|item| item.record.gone_at);
+        if gone_at != write.gone_at && without != Some(Without::RemovalCheck) {
+            return false;
+        }
         if write.holding && !mine && without != Some(Without::Lease) {
             return false;
         }
@@ -197,19 +203,29 @@ impl Store {
         }
     }
 
+    /// Notes a removal that deletes nothing. False when tokens were written since this version.
+    pub(crate) fn note_removal(&mut self, version: u64, gone_at: Timestamp) -> bool {
+        let Some(item) = &mut self.item else { return true };
+        if item.record.version != version {
+            return false;
+        }
+        item.record.gone_at = item.record.gone_at.max(Some(gone_at));
+        true
+    }
+
     /// Deletes the tokens for an uninstall, if the version is still this.
-    pub(crate) fn forget(&mut self, version: u64, gone_at: Timestamp) -> bool {
+    pub(crate) fn forget(&mut self, version: u64, gone_at: Option<Timestamp>) -> bool {
         let Some(item) = &mut self.item else { return false };
         if item.record.version != version {
             return false;
         }
-        let gone_at = item.record.gone_at.map_or(gone_at, |at| at.max(gone_at));
+        let gone_at = item.record.gone_at.max(gone_at);
         *item = Item {
             record: Record {
                 status: Status::Uninstalled,
                 version: version + 1,
                 lease: item.record.lease,
-                gone_at: Some(gone_at),
+                gone_at,
                 ..Record::EMPTY
             },
             lease_ends: item.lease_ends,

@@ -40,8 +40,8 @@ struct Odds {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Task {
     Live,
-    /// An `app/uninstalled`, triggered then.
-    Hook(Millis),
+    /// An `app/uninstalled`, triggered then, if it says so.
+    Hook(Option<Millis>),
 }
 
 /// What happens next in a process, at its `at`.
@@ -60,6 +60,9 @@ enum Next {
     WriteRest(Write),
     HookBegin,
     HookForget {
+        version: u64,
+    },
+    HookNote {
         version: u64,
     },
 }
@@ -123,6 +126,8 @@ enum Scripted {
     Uninstall,
     Reinstall,
     Merchant,
+    /// The merchant agrees to something, whatever is stored.
+    Consent,
 }
 
 /// Everything that a schedule consists of. Reused from schedule to schedule for its memory.
@@ -138,7 +143,7 @@ pub(crate) struct World {
     count: usize,
     flights: Vec<Flight>,
     script: Vec<(Millis, Scripted)>,
-    hooks: Vec<(Millis, Millis)>,
+    hooks: Vec<(Millis, Option<Millis>)>,
     owners: u128,
     codes: u32,
     calls: u32,
@@ -383,6 +388,11 @@ impl World {
                 let (epoch, _) = self.script[self.rng.usize(..usize::from(epochs))];
                 let gone = epoch + self.rng.i64(-5 * SECOND..20 * SECOND).max(0);
                 self.script.push((gone, Scripted::Uninstall));
+                if self.rng.u8(..3) == 0 {
+                    // And has just opened the app: an exchange or a code is on its way.
+                    let opened = (gone - self.rng.i64(0..2 * SECOND)).max(self.now);
+                    self.script.push((opened, Scripted::Consent));
+                }
                 if self.rng.u8(..4) > 0 {
                     let back = gone
                         + match self.rng.u8(..3) {
@@ -391,6 +401,10 @@ impl World {
                             _ => self.rng.i64(3 * MINUTE..2 * HOUR),
                         };
                     self.script.push((back, Scripted::Reinstall));
+                    if self.rng.u8(..3) == 0 {
+                        // And changes his mind while the first tokens are being asked for.
+                        self.script.push((back + self.rng.i64(200..4 * SECOND), Scripted::Uninstall));
+                    }
                 }
             }
         }
@@ -462,7 +476,8 @@ impl World {
                 let deliveries = 1 + u8::from(self.rng.u8(..4) == 0);
                 for delivery in 0..deliveries {
                     let delay = match self.rng.u8(..4) {
-                        0 | 1 => self.rng.i64(300..5 * SECOND),
+                        0 => self.rng.i64(20..800),
+                        1 => self.rng.i64(300..5 * SECOND),
                         2 => self.rng.i64(5 * SECOND..2 * MINUTE),
                         _ => {
                             self.fault(Fault::LateWebhook);
@@ -472,7 +487,11 @@ impl World {
                     if delivery > 0 {
                         self.fault(Fault::RepeatedWebhook);
                     }
-                    self.hooks.push((self.now + delay, self.now));
+                    let timeless = self.rng.u8(..8) == 0;
+                    if timeless {
+                        self.fault(Fault::TimelessWebhook);
+                    }
+                    self.hooks.push((self.now + delay, (!timeless).then_some(self.now)));
                 }
             }
             Scripted::Reinstall => {
@@ -483,6 +502,11 @@ impl World {
                 self.shopify.install();
                 self.stats.reinstalls += 1;
                 self.script.push((self.now + self.rng.i64(50..3 * SECOND), Scripted::Merchant));
+            }
+            Scripted::Consent => {
+                let Some(n) = (0..self.count).find(|n| self.processes[*n].at == NEVER) else { return };
+                let hand = if self.rng.bool() { Hand::Code } else { Hand::IdToken { force: true } };
+                self.begin_at(n, self.now, hand, None);
             }
             Scripted::Merchant => {
                 let Some(n) = (0..self.count).find(|n| self.processes[*n].at == NEVER) else {
@@ -513,13 +537,13 @@ impl World {
         process.next = Next::Begin { hand, stale };
     }
 
-    fn deliver_hook(&mut self, triggered_at: Millis) {
+    fn deliver_hook(&mut self, triggered_at: Option<Millis>) {
         let slots = self.count..self.count + HOOK_SLOTS;
         let Some(n) = slots.into_iter().find(|n| self.processes[*n].at == NEVER) else {
             self.hooks.push((self.now + 5 * SECOND, triggered_at));
             return;
         };
-        note!(self, "hook{n} app/uninstalled of {} arrives", (triggered_at - BEGIN) / 1000);
+        note!(self, "hook{n} app/uninstalled of {:?} arrives", triggered_at.map(|at| (at - BEGIN) / 1000));
         self.stats.hooks += 1;
         let at = self.now + self.rng.i64(1..50);
         let process = &mut self.processes[n];
@@ -563,6 +587,7 @@ impl World {
             }
             Next::HookBegin => self.hook_begin(n),
             Next::HookForget { version } => self.hook_forget(n, version),
+            Next::HookNote { version } => self.hook_note(n, version),
         }
     }
 
@@ -996,7 +1021,7 @@ impl World {
             }
             Task::Hook(triggered_at) => {
                 let probe = match outcome {
-                    Outcome::Use { .. } if taken => Probe::Alive,
+                    Outcome::Use { version, .. } if taken => Probe::Alive { version },
                     Outcome::NeedsReauth => Probe::Dead { version },
                     _ => Probe::Unknown,
                 };
@@ -1019,7 +1044,8 @@ impl World {
             return;
         }
         let record = self.store.item.map(|item| item.record);
-        let decision = on_uninstalled(record.as_ref(), Timestamp::from_millis(triggered_at));
+        let clock = self.clock(n);
+        let decision = on_uninstalled(record.as_ref(), triggered_at.map(Timestamp::from_millis), clock);
         self.hook_decided(n, decision);
     }
 
@@ -1028,7 +1054,16 @@ impl World {
         let at = self.now + self.store_delay();
         let process = &mut self.processes[n];
         match decision {
-            OnUninstalled::Keep => process.task = Task::Live,
+            OnUninstalled::Keep { version } => {
+                process.next = Next::HookNote { version };
+                process.at = at;
+            }
+            OnUninstalled::Wait => {
+                if let Task::Hook(triggered_at) = process.task {
+                    process.task = Task::Live;
+                    self.hooks.push((self.now + 30 * SECOND, triggered_at));
+                }
+            }
             OnUninstalled::Forget { version } => {
                 process.next = Next::HookForget { version };
                 process.at = at;
@@ -1037,6 +1072,23 @@ impl World {
                 process.next = Next::Begin { hand: Hand::Nothing, stale: None };
                 process.at = at;
             }
+        }
+    }
+
+    fn hook_note(&mut self, n: usize, version: u64) {
+        let Task::Hook(triggered_at) = self.processes[n].task else { return };
+        if self.store_fails() {
+            self.processes[n].task = Task::Live;
+            self.hooks.push((self.now + 5 * SECOND, triggered_at));
+            return;
+        }
+        let noted = triggered_at.is_none_or(|at| self.store.note_removal(version, Timestamp::from_millis(at)));
+        if noted {
+            self.processes[n].task = Task::Live;
+        } else {
+            // Somebody wrote meanwhile: decide again.
+            self.processes[n].next = Next::HookBegin;
+            self.processes[n].at = self.now + 1;
         }
     }
 
@@ -1056,7 +1108,7 @@ impl World {
             self.hooks.push((now + 5 * SECOND, triggered_at));
             return;
         }
-        if self.store.forget(version, Timestamp::from_millis(triggered_at)) {
+        if self.store.forget(version, triggered_at.map(Timestamp::from_millis)) {
             self.stats.forgets += 1;
             if living {
                 self.breaks(Promise::LivingForgotten);
@@ -1084,6 +1136,9 @@ impl World {
         }
         if !self.shopify.installed {
             self.stats.ended_removed += 1;
+            if self.store.item.is_some_and(|item| item.record.has_access) {
+                self.breaks(Promise::OutlivedRemoval);
+            }
             return;
         }
         let keepable = self.something_stored_is_honoured();

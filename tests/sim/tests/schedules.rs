@@ -32,6 +32,7 @@ fn no_shop_is_lost() {
         Fault::Pause,
         Fault::LateWebhook,
         Fault::RepeatedWebhook,
+        Fault::TimelessWebhook,
     ] {
         assert!(stats.faults(fault) > 10, "{fault:?} hardly happened");
     }
@@ -85,4 +86,9 @@ fn without_the_second_look() {
 #[test]
 fn without_the_atomic_write() {
     is_missed(Without::AtomicWrite, Promise::ShopLost, 20_000);
+}
+
+#[test]
+fn without_a_look_at_removals_that_became_known() {
+    is_missed(Without::RemovalCheck, Promise::OutlivedRemoval, 20_000);
 }

@@ -72,7 +72,11 @@ pub fn reach(installed: Option<Installed>, triggered_at: Timestamp) -> Reach {
         // Tokens that no longer open anything, and no installation after the removal.
         (Status::NeedsReauth, Some(_)) => Reach::All,
         // The removal came late, and tokens acquired after it are here: what was there at the removal goes.
-        (Status::Installed, Some(gone)) => Reach::UpTo { cutoff: gone, decision: "installation_kept" },
+        (Status::Installed, Some(gone)) if acquired_at > gone => {
+            Reach::UpTo { cutoff: gone, decision: "installation_kept" }
+        }
+        // Tokens that the removal has killed, whatever their row says.
+        (Status::Installed, Some(_)) => Reach::All,
         // The news of the removal was lost. Tokens from before it are dead; younger ones are a new installation's.
         (Status::Installed, None) if installed_at.max(acquired_at) <= triggered_at.plus_secs(-REDACT_DELAY_SECS) => {
             Reach::All
@@ -401,7 +405,8 @@ mod tests {
             ("token dead, removed", installed(Status::NeedsReauth, at(0), Some(at(10))), Reach::All),
             ("back", installed(Status::Installed, at(20), Some(at(10))), kept(at(20).plus_millis(-1))),
             ("back, token dead", installed(Status::NeedsReauth, at(20), Some(at(10))), kept(at(20).plus_millis(-1))),
-            ("removal recorded late", installed(Status::Installed, at(5), Some(at(10))), kept(at(10))),
+            ("removal recorded late", row(Status::Installed, at(5), at(11), Some(at(10))), kept(at(10))),
+            ("tokens older than the removal", installed(Status::Installed, at(5), Some(at(10))), Reach::All),
             ("removal lost", installed(Status::Installed, at(0), None), Reach::All),
             ("removal lost, young", installed(Status::Installed, at(20), None), unknown),
             ("removal lost, back before the news", row(Status::Installed, old, at(11), None), unknown),

@@ -14,10 +14,11 @@ use gatehouse_shopify::token::{
     Class, Client, Fault, Grant, Lifetime, Mode, OfflineTokens, TokenError, TokenRequest, Tokens,
 };
 use gatehouse_shopify::{ClientSecrets, Scopes, SecretString, ShopDomain, Timestamp};
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::item::{self, name};
-use super::{LiveToken, Vault, VaultError, secret_id};
+use super::{LiveToken, Vault, VaultError, is_version, secret_id};
 use crate::clock::random_bytes;
 use crate::seal::{DataKey, Place, Purpose, SealError, WrappedKey};
 use crate::store::{Changes, Cond, Due, Item, Key, StoreError};
@@ -44,6 +45,11 @@ impl Hand<'_> {
 /// The least time in which an answer of Shopify's can be hoped for.
 const LEAST_MILLIS: i64 = 100;
 
+/// What a write of tokens may take beyond the caller's time. They are in hand, and may be the only ones that Shopify honours.
+pub const WRITE_GRACE: Duration = Duration::from_secs(8);
+/// What any other request to AWS may take beyond it: the least that one is begun with.
+pub const STEP_GRACE: Duration = Duration::from_secs(2);
+
 /// What a run keeps between its steps.
 struct Run<'a> {
     vault: &'a Vault,
@@ -55,6 +61,9 @@ struct Run<'a> {
     item: Option<Item>,
     /// Made in this run, for an item that has none.
     new_key: Option<(WrappedKey, DataKey)>,
+    /// The item's own, by its wrapped form. Kept to the end of the run: what Shopify has answered must be sealed, whether KMS
+    /// can be reached by then or not.
+    held_key: Option<(Vec<u8>, DataKey)>,
     /// The refresh token of the last call.
     presented: Option<SecretString>,
     /// The last tokens that Shopify gave, which secret they are pinned to, and by which grant they came.
@@ -77,7 +86,7 @@ impl Vault {
         let result = self.run_once(shop, hand, stale, deadline).await;
         match (&result, hand) {
             // Damaged rows stay closed, but they must not lock a merchant out who is here and can bring new tokens.
-            (Err(VaultError::Sealed(error)), Hand::IdToken { .. } | Hand::Code(_)) if error.is_damage() => {
+            (Err(error), Hand::IdToken { .. } | Hand::Code(_)) if is_damage(error) => {
                 self.discard_unreadable(shop).await?;
                 self.run_once(shop, hand, stale, deadline).await
             }
@@ -101,6 +110,7 @@ impl Vault {
             hand,
             item: None,
             new_key: None,
+            held_key: None,
             presented: None,
             answer: None,
             scopes: Scopes::default(),
@@ -139,19 +149,37 @@ impl Run<'_> {
         let mut machine = Machine::new(request);
         let mut event = Event::Start;
         loop {
-            event = match machine.next(self.vault.now(), event) {
-                Step::Read => self.read().await?,
-                Step::TakeLease { until, over, create } => self.take_lease(until, over, create).await?,
+            let now = self.vault.now();
+            let step = machine.next(now, event);
+            // The SDK's own patience is for all callers and longer than this one's.
+            let left = u64::try_from(request.deadline.millis_since(now)).unwrap_or(0);
+            let within = |grace: Duration| Duration::from_millis(left).max(grace);
+            event = match step {
+                Step::Read => timeout(within(STEP_GRACE), self.read()).await.unwrap_or(Ok(Event::ReadFailed))?,
+                Step::TakeLease { until, over, create } => {
+                    let taken = timeout(within(STEP_GRACE), self.take_lease(until, over, create)).await;
+                    taken.unwrap_or(Ok(Event::Lease(Put::Unknown)))?
+                }
                 Step::Call { grant, timeout_millis } => self.call(grant, timeout_millis).await,
-                Step::Write(write) => self.write(&write).await,
-                Step::MarkNeedsReauth { version } => self.mark(version).await,
-                Step::Release => self.release().await,
+                Step::Write(write) => {
+                    let written = timeout(within(WRITE_GRACE), self.write(&write)).await;
+                    written.unwrap_or(Event::Write(Put::Unknown))
+                }
+                Step::MarkNeedsReauth { version } => {
+                    let marked = timeout(within(STEP_GRACE), self.mark(version)).await;
+                    marked.unwrap_or(Event::Write(Put::Unknown))
+                }
+                // Nothing waits for it.
+                Step::Release => timeout(STEP_GRACE, self.release()).await.unwrap_or(Event::Released),
                 Step::Wait { min_millis, max_millis } => {
                     let millis = fastrand::u32(min_millis..=max_millis.max(min_millis));
                     tokio::time::sleep(Duration::from_millis(millis.into())).await;
                     Event::Waited
                 }
-                Step::Done(outcome) => return self.done(outcome).await,
+                Step::Done(outcome) => {
+                    let late = Err(VaultError::RetryLater(life::Failure::OutOfTime));
+                    return timeout(within(STEP_GRACE), self.done(outcome)).await.unwrap_or(late);
+                }
             };
         }
     }
@@ -216,7 +244,14 @@ impl Run<'_> {
         let sealer = &self.vault.parts.sealer;
         let now = self.vault.now();
         if let Some(wrapped) = self.item.as_ref().and_then(item::wrapped_key) {
-            return sealer.key(self.shop, Purpose::Tokens, &wrapped, now).await;
+            if let Some((blob, key)) = &self.held_key
+                && *blob == wrapped.blob
+            {
+                return Ok(key.clone());
+            }
+            let key = sealer.key(self.shop, Purpose::Tokens, &wrapped, now).await?;
+            self.held_key = Some((wrapped.blob, key.clone()));
+            return Ok(key);
         }
         // Tokens without their key are damaged: a new one opens none of them, and costs a call of KMS.
         if self.item.as_ref().is_some_and(|item| item.has(name::ACCESS)) {
@@ -255,11 +290,12 @@ impl Run<'_> {
 
     async fn call(&mut self, grant: life::Grant, timeout_millis: u32) -> Event {
         let until = self.vault.now().plus_millis(timeout_millis.into());
-        let key = match self.key().await {
+        let patience = Duration::from_millis(timeout_millis.into());
+        let key = match timeout(patience, self.key()).await.unwrap_or(Err(SealError::Down)) {
             Ok(key) => key,
             Err(error) => return self.key_failed(error),
         };
-        let Ok(secrets) = self.vault.secrets().await else {
+        let Ok(Ok(secrets)) = timeout(patience, self.vault.secrets()).await else {
             self.trouble = Some(VaultError::Secrets);
             return Event::KeyUnavailable;
         };
@@ -356,13 +392,16 @@ impl Run<'_> {
             Ok(changes) => changes,
             Err(error) => return self.key_failed(error),
         };
-        let mut only_if = match write.version {
-            0 => Cond::Absent(name::VERSION),
-            version => Cond::number(name::VERSION, item::stored_version(version)),
-        };
+        let mut only_if = is_version(write.version);
         if write.holding {
             only_if = only_if.and(held_by(self.owner));
         }
+        // Attack: a removal that comes while Shopify is being asked has no token to delete yet. Its time is noted, and with
+        // this condition what it has killed is not stored behind it.
+        only_if = only_if.and(match write.gone_at {
+            Some(at) => Cond::number(name::GONE_AT, at.millis()),
+            None => Cond::Absent(name::GONE_AT),
+        });
         if write.scopes_at.is_some() {
             // News of the scopes may have come in since the read, and does not change the version. It must not be
             // overwritten: with this condition the machine reads again, and leaves the scopes alone.
@@ -564,6 +603,14 @@ impl Run<'_> {
                 VaultError::RetryLater(failure)
             }
         }
+    }
+}
+
+fn is_damage(error: &VaultError) -> bool {
+    match error {
+        VaultError::Sealed(error) => error.is_damage(),
+        VaultError::Store(error) => super::is_damage(error),
+        _ => false,
     }
 }
 

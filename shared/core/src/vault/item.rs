@@ -120,7 +120,8 @@ pub(super) fn record(item: &Item) -> Result<Record, StoreError> {
         }),
         None => None,
     };
-    let empty = Record { version, lease, ..Record::EMPTY };
+    // News of a removal comes to an installation in the making too.
+    let empty = Record { version, lease, gone_at: time(item, name::GONE_AT)?, ..Record::EMPTY };
     if !item.has(name::STATUS) {
         return Ok(empty);
     }
@@ -142,7 +143,6 @@ pub(super) fn record(item: &Item) -> Result<Record, StoreError> {
         has_original: item.has(name::ORIGINAL),
         acquired_at: time(item, name::ACQUIRED_AT)?.unwrap_or(Timestamp::from_millis(0)),
         installed_at: time(item, name::INSTALLED_AT)?.unwrap_or(Timestamp::from_millis(0)),
-        gone_at: time(item, name::GONE_AT)?,
         scopes_at: time(item, name::SCOPES_AT)?,
         written_by: item.get_text(name::WRITTEN_BY).and_then(owner),
         chain: item.get_text(name::CHAIN).and_then(owner),
@@ -190,6 +190,8 @@ mod tests {
         assert_eq!(Record { lease: None, ..record }, Record::EMPTY);
         let shop = ShopDomain::parse("one.myshopify.com").unwrap();
         assert_eq!(Installation::read(&shop, &item).unwrap(), None);
+        let removed = super::record(&item.number(name::GONE_AT, 6)).unwrap();
+        assert_eq!(removed.gone_at, Some(Timestamp::from_millis(6)));
     }
 
     #[test]

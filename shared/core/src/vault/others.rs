@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use aws_sdk_dynamodb::primitives::Blob;
+use aws_sdk_dynamodb::types::AttributeValue;
 use gatehouse_life as life;
 use gatehouse_shopify::id_token::ExchangeSubject;
 use gatehouse_shopify::token::{
@@ -11,9 +13,9 @@ use gatehouse_shopify::token::{
 use gatehouse_shopify::{Scopes, SecretString, ShopDomain, Timestamp};
 
 use super::item::{self, name};
-use super::{Vault, VaultError};
+use super::{Vault, VaultError, secret_id};
 use crate::seal::{Purpose, WrappedKey};
-use crate::store::{Cond, Item, Key, StoreError};
+use crate::store::{Cond, Fence, Item, Key, StoreError, Write};
 use crate::telemetry::{Metric, count};
 
 const USER_SCOPES: &str = "user_scopes";
@@ -22,6 +24,9 @@ const USER_SCOPES: &str = "user_scopes";
 pub(super) fn client_credentials(shop: &ShopDomain) -> Key {
     Key::custom(shop, "TOKEN", "client-credentials")
 }
+
+/// How often a write that another transaction stood in the way of is tried again.
+const CONFLICTS: u32 = 5;
 
 /// A token with less left than this is not handed out.
 const ONLINE_MARGIN_SECS: i64 = 60;
@@ -73,6 +78,9 @@ impl Vault {
             return Ok(None);
         }
         let Some(wrapped) = item::wrapped_key(&install) else { return Ok(None) };
+        if !self.is_pinned_to_known(&item).await? {
+            return Ok(None);
+        }
         let key = self.parts.sealer.key(shop, Purpose::Tokens, &wrapped, now).await?;
         let access = match self.open(&key, &at, &item, name::ACCESS) {
             Ok(access) => access,
@@ -85,10 +93,11 @@ impl Vault {
     }
 
     /// Exchanges a verified ID token for the user's online token and stores it. The shop's own token must be there first
-    /// ([`Vault::acquire_by_id_token`]): both are sealed with one data key.
+    /// ([`Vault::acquire_by_id_token`]): both are sealed with one data key. The role needs `dynamodb:ConditionCheckItem` on the
+    /// shops' partitions.
     ///
     /// # Errors
-    /// [`VaultError::NotInstalled`] without an installation; else every [`VaultError`].
+    /// [`VaultError::NotInstalled`] without an installation, and when it ended meanwhile; else every [`VaultError`].
     pub async fn acquire_online(
         &self,
         subject: ExchangeSubject<'_>,
@@ -116,17 +125,26 @@ impl Vault {
             .bytes(name::ACCESS, self.seal(&key, &at, name::ACCESS, tokens.access.expose().as_bytes())?)
             .time(name::ACCESS_EXPIRES, expires)
             .text(USER_SCOPES, scopes.to_string())
+            .text(name::SECRET, secret_id(secrets.current()))
             .time(name::ACQUIRED_AT, now)
             .expires(expires);
-        self.put_newer(&at, item, now, request.grant()).await?;
+        // A removal takes the data key away. One that another KMS key wraps now is another as well: rare, and the user's next
+        // ID token brings another token.
+        let same_key = Cond::Is(name::KEY, AttributeValue::B(Blob::new(wrapped.blob)));
+        let checks =
+            vec![Write::Check { key: Key::install(shop), only_if: same_key.and(same_removal(Some(&install))) }];
+        if !self.put_newer(&at, item, checks, now, request.grant()).await? {
+            return Err(VaultError::NotInstalled);
+        }
         Ok(OnlineToken { shop: shop.clone(), user, access: tokens.access, scopes, expires })
     }
 
     /// A token by the app's own credentials, for a shop of its own organisation: the stored one while it lives, else a new
-    /// one.
+    /// one. The role needs `dynamodb:ConditionCheckItem` on the partitions of the shops and their ledgers.
     ///
     /// # Errors
-    /// [`VaultError::Operator`] with `shop_not_permitted` for any other shop; else every [`VaultError`].
+    /// [`VaultError::Operator`] with `shop_not_permitted` for any other shop, [`VaultError::NotInstalled`] when the app was
+    /// removed or the shop erased meanwhile; else every [`VaultError`].
     pub async fn client_credentials_token(
         &self,
         shop: &ShopDomain,
@@ -148,6 +166,9 @@ impl Vault {
                 Err(error) => return Err(error),
             }
         }
+        let table = &self.parts.table;
+        let fence = Fence::read(table, shop).await?;
+        let install = table.get(&Key::install(shop)).await?;
         let (WrappedKey { blob, kms_key }, key) = self.parts.sealer.new_key(shop, Purpose::Tokens, now).await?;
         let secrets = self.secrets().await?;
         let client = Client { id: &self.parts.client_id, secret: secrets.current() };
@@ -164,9 +185,15 @@ impl Vault {
             .bytes(name::ACCESS, self.seal(&key, &at, name::ACCESS, tokens.access.expose().as_bytes())?)
             .time(name::ACCESS_EXPIRES, expires)
             .text(name::SCOPES, scopes.to_string())
+            .text(name::SECRET, secret_id(secrets.current()))
             .time(name::ACQUIRED_AT, now)
             .expires(expires);
-        self.put_newer(&at, item, now, request.grant()).await?;
+        // There need be no installation beside it: a removal that finds none has nothing to be noted on.
+        let checks =
+            vec![fence.check(), Write::Check { key: Key::install(shop), only_if: same_removal(install.as_ref()) }];
+        if !self.put_newer(&at, item, checks, now, request.grant()).await? {
+            return Err(VaultError::NotInstalled);
+        }
         Ok(ClientCredentialsToken { shop: shop.clone(), access: tokens.access, scopes, expires })
     }
 
@@ -180,7 +207,7 @@ impl Vault {
     ) -> Result<Option<ClientCredentialsToken>, VaultError> {
         let Some(wrapped) = item::wrapped_key(item) else { return Ok(None) };
         let expires = Timestamp::from_millis(item.need_number(name::ACCESS_EXPIRES)?);
-        if expires.millis_since(now) <= life::FRESH_MILLIS {
+        if expires.millis_since(now) <= life::FRESH_MILLIS || !self.is_pinned_to_known(item).await? {
             return Ok(None);
         }
         let key = self.parts.sealer.key(shop, Purpose::Tokens, &wrapped, now).await?;
@@ -188,18 +215,45 @@ impl Vault {
         Ok(Some(ClientCredentialsToken { shop: shop.clone(), access, scopes: item::scopes(item), expires }))
     }
 
-    /// A newer one that somebody else has stored stays.
-    async fn put_newer(&self, at: &Key, item: Item, acquired_at: Timestamp, grant: Grant) -> Result<(), StoreError> {
-        let only_if = Cond::absent_or_below(name::ACQUIRED_AT, acquired_at.millis());
+    /// Whether the secret that the token was got with is one of the app's still: with a secret that is revoked its tokens die.
+    async fn is_pinned_to_known(&self, item: &Item) -> Result<bool, VaultError> {
+        let Some(pinned) = item.get_text(name::SECRET) else { return Ok(true) };
+        Ok(self.secrets().await?.iter().any(|(_, secret)| secret_id(secret) == pinned))
+    }
+
+    /// A newer one that somebody else has stored stays. False when one of the checks says that the installation it was asked
+    /// for is over: then nothing is stored.
+    async fn put_newer(
+        &self,
+        at: &Key,
+        item: Item,
+        checks: Vec<Write>,
+        acquired_at: Timestamp,
+        grant: Grant,
+    ) -> Result<bool, StoreError> {
+        let only_if = Some(Cond::absent_or_below(name::ACQUIRED_AT, acquired_at.millis()));
         crash_point!(self, BeforeWrite);
-        let put = self.parts.table.put(at, item, Some(only_if)).await;
+        let mut tries = 0;
+        let put = loop {
+            // Attack: a token asked for before the app's removal or the shop's erasure, stored after it.
+            let put = Write::Put { key: at.clone(), item: item.clone(), only_if: only_if.clone() };
+            let put = self.parts.table.transact(checks.iter().cloned().chain([put]).collect()).await;
+            match put {
+                // Somebody takes the lease or writes tokens at this moment.
+                Err(StoreError::Conflict) if tries < CONFLICTS => {
+                    tries += 1;
+                    tokio::time::sleep(Duration::from_millis(fastrand::u64(1..=20 << tries))).await;
+                }
+                put => break put,
+            }
+        };
         crash_point!(self, AfterWrite);
         match put {
             Ok(()) => count(Metric::TokenAcquired, &[("grant", grant.name())]),
-            Err(StoreError::ConditionFailed { .. }) => {}
+            Err(StoreError::ConditionFailed { at, .. }) => return Ok(at >= checks.len()),
             Err(error) => return Err(error),
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Asks the token endpoint, again where that is safe, until the deadline.
@@ -224,6 +278,14 @@ impl Vault {
                 Next::GiveUp => return Err(given_up(error)),
             }
         }
+    }
+}
+
+/// No removal has become known since the installation was read so.
+fn same_removal(install: Option<&Item>) -> Cond {
+    match install.and_then(|item| item.get_number(name::GONE_AT)) {
+        Some(at) => Cond::number(name::GONE_AT, at),
+        None => Cond::Absent(name::GONE_AT),
     }
 }
 

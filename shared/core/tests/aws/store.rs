@@ -118,6 +118,23 @@ async fn the_index_lists_what_is_due_and_nothing_else() {
     assert_eq!(found, [("one".to_owned(), 100), ("two".to_owned(), 200)]);
 }
 
+/// Somebody has damaged a row: those behind it are found all the same.
+#[tokio::test]
+async fn a_malformed_row_of_the_index_is_passed_over() {
+    let table = Aws::start().await.table();
+    let shard = Due::Install.shards().next().unwrap();
+    let shops = ["one", "two", "three", "four"].map(shop);
+    let damaged = [Item::new(), Item::new().text("shop", "example.com"), Item::new().text("shop", shops[3].as_str())];
+    for (at, (shop, item)) in
+        shops.iter().zip(damaged.into_iter().chain([Item::new().text("shop", shops[3].as_str())])).enumerate()
+    {
+        let item = item.text("due_shard", shard.as_str()).number("due_at", i64::try_from(at).unwrap());
+        table.put(&Key::install(shop), item, None).await.unwrap();
+    }
+    let (rows, _) = table.due(&shard, Timestamp::from_secs(200), None, 10).await.unwrap();
+    assert_eq!(rows.iter().map(|row| &row.shop).collect::<Vec<_>>(), [&shops[3]]);
+}
+
 #[tokio::test]
 async fn used_once_until_it_expires_whether_swept_or_not() {
     let table = Aws::start().await.table();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use gatehouse_core::seal::{Bounds, Sealer};
 use gatehouse_core::shopify_client::ShopifyClient;
-use gatehouse_core::store::{Changes, Due, Item, Key, Table};
+use gatehouse_core::store::{Changes, Due, Fence, Item, Key, Table};
 use gatehouse_core::vault::{Imported, Installation, LiveToken, Parts, SecretSource, Uninstall, Vault, VaultError};
 use gatehouse_life::{Mode, Status};
 use gatehouse_shopify::callback::CodeExchange;
@@ -63,10 +63,14 @@ impl House {
     }
 
     fn vault_on(&self, aws: &Aws, table: Table) -> Vault {
+        self.vault_with(aws, table, Bounds::default())
+    }
+
+    fn vault_with(&self, aws: &Aws, table: Table, bounds: Bounds) -> Vault {
         let time = self.time.clone();
         Vault::new(Parts {
             table,
-            sealer: Sealer::new(aws.kms.clone(), &aws.kms_key, APP, Bounds::default()),
+            sealer: Sealer::new(aws.kms.clone(), &aws.kms_key, APP, bounds),
             shopify: ShopifyClient::new(Some(self.endpoint.clone())).unwrap(),
             client_id: APP.to_owned(),
             secrets: SecretSource::Fixed(self.secrets.clone()),
@@ -574,6 +578,136 @@ async fn a_removal_during_a_refresh_wins() {
     assert!(!house.row(&one).await.has("access"), "the late answer was not written");
 }
 
+/// The app is removed while tokens are being asked for, and the news is there before they are stored. Shopify's times cannot
+/// tell whether it has killed them; asked again, Shopify can.
+#[tokio::test]
+async fn what_a_removal_under_way_has_killed_is_not_stored() {
+    for by_code in [false, true] {
+        for before in ["nothing", "removed", "old tokens"] {
+            let house = House::new().await;
+            let one = shop("one");
+            if before != "nothing" {
+                house.install(&one).await;
+                house.time.pass(600);
+            }
+            if before == "removed" {
+                house.shopify.uninstall(one.as_str());
+                let removed = house.time.now();
+                house.vault().on_uninstalled(&one, removed, house.soon()).await.unwrap();
+                house.time.pass(600);
+            }
+            let asked = house.shopify.count();
+            let release = house.shopify.hold_next();
+            let refusal = if by_code {
+                json!({"error": "invalid_request", "error_description": "The authorization code was not found"})
+            } else {
+                json!({"error": "invalid_subject_token"})
+            };
+            // The app is gone by then.
+            house.shopify.next([Fault::Refuse(400, refusal)]);
+            let (vault, deadline) = (house.vault(), house.soon());
+            let (id_token, callback) = (house.id_token(&one), house.callback(&one, "code"));
+            let acquiring = tokio::spawn(async move {
+                match by_code {
+                    true => vault.acquire_by_code(&callback, deadline).await.map(drop),
+                    false => vault.acquire_by_id_token(id_token.exchange_subject(), true, deadline).await.map(drop),
+                }
+            });
+            house.shopify.asked(asked + 1).await;
+            house.shopify.uninstall(one.as_str());
+            let removed = house.time.now().plus_secs(1);
+            let decided = house.vault().on_uninstalled(&one, removed, house.soon()).await.unwrap();
+            let expected = if before == "old tokens" { Uninstall::Forgotten } else { Uninstall::Kept };
+            assert_eq!(decided, expected, "{before}");
+            release.notify_one();
+            let expected = if by_code { "invalid_code" } else { "invalid_subject_token" };
+            assert_eq!(code(acquiring.await.unwrap()), expected, "{before}");
+            let row = house.row(&one).await;
+            assert!(!row.has("access") && !row.has("key"), "{before}: {row:?}");
+            assert_eq!(row.get_time("gone_at"), Some(removed), "{before}");
+            // The merchant comes back.
+            house.time.pass(60);
+            house.install(&one).await;
+            house.must_live(&one).await;
+        }
+    }
+}
+
+/// A delivery without a time that can be believed: Shopify decides, and no time is noted.
+#[tokio::test]
+async fn an_uninstall_without_a_time_is_decided_by_shopify() {
+    let house = House::new().await;
+    let one = shop("one");
+    house.install(&one).await;
+    house.time.pass(40 * 86_400);
+    let told = async || house.vault().on_uninstalled(&one, None, house.soon()).await.unwrap();
+    assert_eq!(told().await, Uninstall::Kept, "the age says nothing");
+    house.must_live(&one).await;
+    assert_eq!(house.state(&one).await.gone_at, None);
+    house.shopify.next(vec![Fault::Refuse(500, json!({})); 8]);
+    let deadline = house.time.now().plus_millis(2500);
+    let unknown = house.vault().on_uninstalled(&one, None, deadline).await.unwrap();
+    assert_eq!(unknown, Uninstall::Undecided);
+    house.shopify.next([]);
+    house.shopify.uninstall(one.as_str());
+    house.time.pass(120);
+    while told().await == Uninstall::Undecided {
+        house.time.pass(120);
+    }
+    let state = house.state(&one).await;
+    assert_eq!((state.status, state.gone_at), (Status::Uninstalled, None));
+    assert_eq!(told().await, Uninstall::Kept);
+    // Somebody is asking for the first tokens, and could not be told.
+    let (two, release) = (shop("two"), house.shopify.hold_next());
+    let (vault, id_token, deadline) = (house.vault(), house.id_token(&two), house.soon());
+    let asked = house.shopify.count();
+    let acquiring =
+        tokio::spawn(
+            async move { vault.acquire_by_id_token(id_token.exchange_subject(), false, deadline).await.map(drop) },
+        );
+    house.shopify.asked(asked + 1).await;
+    assert_eq!(house.vault().on_uninstalled(&two, None, house.soon()).await.unwrap(), Uninstall::Undecided);
+    release.notify_one();
+    acquiring.await.unwrap().unwrap();
+    assert_eq!(house.vault().on_uninstalled(&two, None, house.soon()).await.unwrap(), Uninstall::Kept);
+    house.must_live(&two).await;
+}
+
+/// KMS is gone when Shopify has answered: the key that the answer is sealed with was in hand before it was asked.
+#[tokio::test]
+async fn an_answer_is_sealed_without_asking_kms_again() {
+    let house = House::new().await;
+    let one = shop("one");
+    house.install(&one).await;
+    let nothing_kept = Bounds { age_millis: 0, ..Bounds::default() };
+    let (vault, deadline, of) =
+        (house.vault_with(&house.aws, house.aws.table(), nothing_kept), house.soon(), one.clone());
+    let callback = house.callback(&one, "code");
+    let release = house.shopify.hold_next();
+    let acquiring = tokio::spawn(async move { vault.acquire_by_code(&callback, deadline).await.map(|t| t.version) });
+    house.shopify.asked(2).await;
+    house.aws.kms.disable_key().key_id(&house.aws.kms_key).send().await.unwrap();
+    release.notify_one();
+    assert_eq!(acquiring.await.unwrap().unwrap(), 2);
+    house.aws.kms.enable_key().key_id(&house.aws.kms_key).send().await.unwrap();
+    house.must_live(&of).await;
+}
+
+/// AWS hangs: a run ends a little after its deadline all the same.
+#[cfg(feature = "queue")]
+#[tokio::test]
+async fn a_table_that_does_not_answer_holds_nobody_up() {
+    let house = House::new().await;
+    let one = shop("one");
+    house.install(&one).await;
+    let gate = crate::gate::Gate::default();
+    let aws = house.aws.another_process_by(&gate.before(house.aws.dynamo_url()).await);
+    let vault = house.vault_on(&aws, Table::new(aws.dynamo.clone(), "gatehouse"));
+    let (began, deadline) = (Instant::now(), house.time.now().plus_secs(1));
+    assert_eq!(code(vault.live_token(&one, deadline).await), "token_store_unavailable");
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+}
+
 #[tokio::test]
 async fn scopes_go_forward_only_also_during_a_refresh() {
     let house = House::new().await;
@@ -723,6 +857,39 @@ async fn a_merchant_who_is_there_heals_a_row_that_does_not_open() {
     assert_eq!(house.row(&one).await.get_bytes("access"), Some(newer.as_slice()));
 }
 
+/// A row with an attribute that no version of ours writes is as closed as one that does not open, and heals in the same way.
+#[tokio::test]
+async fn a_merchant_who_is_there_heals_a_row_that_cannot_be_read() {
+    let damages = [
+        Changes::new().number("spare_count", 9),
+        Changes::new().text("access_expires", "soon"),
+        Changes::new().text("acquired_at", "long ago"),
+        Changes::new().text("gone_at", "never"),
+        Changes::new().text("version", "two"),
+        Changes::new().number("version", -1),
+        Changes::new().text("lease_owner", "nobody"),
+    ];
+    for (n, damage) in damages.into_iter().enumerate() {
+        let house = House::new().await;
+        let one = shop("one");
+        house.install(&one).await;
+        house.set(&one, damage).await;
+        assert_eq!(code(house.live(&one).await), "store_malformed", "{n}");
+        house.install(&one).await;
+        house.must_live(&one).await;
+        assert!(house.row(&one).await.has("due_at"), "{n}");
+    }
+    // What may be a newer version's word is left alone.
+    let house = House::new().await;
+    let one = shop("one");
+    house.install(&one).await;
+    house.set(&one, Changes::new().text("status", "borrowed")).await;
+    let token = house.id_token(&one);
+    let refused = house.vault().acquire_by_id_token(token.exchange_subject(), false, house.soon()).await;
+    assert_eq!(code(refused), "store_malformed");
+    assert!(house.row(&one).await.has("access"));
+}
+
 #[tokio::test]
 async fn keys_are_rewrapped_while_reads_go_on() {
     let house = House::new().await;
@@ -815,6 +982,66 @@ async fn a_users_token_is_its_own_and_dies_with_the_installation() {
     assert_eq!(vault.on_uninstalled(&one, removed, house.soon()).await.unwrap(), Uninstall::Forgotten);
     assert!(vault.online_token(&one, 4711).await.unwrap().is_none());
     assert_eq!(house.aws.table().get(&Key::user(&one, 4711)).await.unwrap(), None);
+    // The delivery was cut off between the two, and comes again.
+    let left = Item::new().text("shop", one.as_str()).time("acquired_at", removed.plus_secs(-5));
+    house.aws.table().put(&Key::user(&one, 4711), left, None).await.unwrap();
+    assert_eq!(vault.on_uninstalled(&one, removed, house.soon()).await.unwrap(), Uninstall::Kept);
+    assert_eq!(house.aws.table().get(&Key::user(&one, 4711)).await.unwrap(), None);
+}
+
+/// Tokens beside the shop's own, asked for before the app is removed or the shop erased, and answered after it.
+#[tokio::test]
+async fn a_late_token_of_another_kind_does_not_come_back() {
+    for erased in [false, true] {
+        let house = House::new().await;
+        let one = shop("one");
+        house.install(&one).await;
+        house.time.pass(600);
+        for online in [true, false] {
+            let asked = house.shopify.count();
+            let release = house.shopify.hold_next();
+            let (vault, of, id_token, deadline) = (house.vault(), one.clone(), house.id_token(&one), house.soon());
+            let acquiring = tokio::spawn(async move {
+                match online {
+                    true => vault.acquire_online(id_token.exchange_subject(), deadline).await.map(drop),
+                    false => vault.client_credentials_token(&of, deadline).await.map(drop),
+                }
+            });
+            house.shopify.asked(asked + 1).await;
+            if erased {
+                house.aws.table().delete(&Key::install(&one), None).await.unwrap();
+                let (table, now) = (house.aws.table(), house.time.now());
+                Fence::raise(&table, &one, Some(now), now.plus_secs(86_400)).await.unwrap();
+            } else {
+                let removed = house.time.now().plus_secs(120);
+                house.vault().on_uninstalled(&one, removed, house.soon()).await.unwrap();
+            }
+            release.notify_one();
+            assert_eq!(code(acquiring.await.unwrap()), "not_installed");
+            let at = if online { Key::user(&one, 4711) } else { Key::custom(&one, "TOKEN", "client-credentials") };
+            assert_eq!(house.aws.table().get(&at).await.unwrap(), None);
+            house.time.pass(600);
+            house.install(&one).await;
+            house.time.pass(600);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_of_a_revoked_secret_is_not_handed_out() {
+    let mut house = House::new().await;
+    let one = shop("one");
+    house.install(&one).await;
+    let id_token = house.id_token(&one);
+    house.vault().acquire_online(id_token.exchange_subject(), house.soon()).await.unwrap();
+    let first = house.vault().client_credentials_token(&one, house.soon()).await.unwrap();
+    house.secrets = ClientSecrets::new("next-secret".into(), vec![SECRET.into()]).unwrap();
+    assert!(house.vault().online_token(&one, 4711).await.unwrap().is_some());
+    house.secrets = ClientSecrets::new("next-secret".into(), vec![]).unwrap();
+    house.time.pass(1);
+    assert!(house.vault().online_token(&one, 4711).await.unwrap().is_none());
+    let next = house.vault().client_credentials_token(&one, house.soon()).await.unwrap();
+    assert!(next.access != first.access);
 }
 
 #[tokio::test]
@@ -914,6 +1141,46 @@ async fn a_nonce_is_used_once() {
     .await;
     assert_eq!(used.iter().filter(|first| **first).count(), 1);
     assert!(house.vault().use_nonce_once(&two, "nonce", ttl).await.unwrap());
+}
+
+/// The table has the nonce, and its answer is lost: the SDK's own repetition is no replay, another's use is.
+#[tokio::test]
+async fn a_nonce_whose_acknowledgement_was_lost_is_no_replay() {
+    let house = House::new().await;
+    let one = shop("one");
+    let lossy = losing_first_answer(house.aws.dynamo_url()).await;
+    let aws = house.aws.another_process_by(&lossy);
+    let vault = house.vault_on(&aws, Table::new(aws.dynamo.clone(), "gatehouse"));
+    let ttl = Duration::from_secs(600);
+    assert!(vault.use_nonce_once(&one, "nonce", ttl).await.unwrap());
+    assert_eq!(aws.calls.of("PutItem"), 2);
+    assert!(!vault.use_nonce_once(&one, "nonce", ttl).await.unwrap());
+    assert!(!house.vault().use_nonce_once(&one, "nonce", ttl).await.unwrap());
+}
+
+/// An address before `url` that does what it is asked the first time, and answers with a fault.
+async fn losing_first_answer(url: &str) -> String {
+    let lost = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (http, url) = (reqwest::Client::builder().no_proxy().build().unwrap(), url.to_owned());
+    let pass = move |request: axum::extract::Request| {
+        let (lost, http, url) = (Arc::clone(&lost), http.clone(), url.clone());
+        async move {
+            let (mut parts, body) = request.into_parts();
+            let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+            for own in ["host", "content-length"] {
+                parts.headers.remove(own);
+            }
+            let answer = http.post(url).headers(parts.headers).body(body).send().await.unwrap();
+            let first = !lost.swap(true, Ordering::SeqCst);
+            let status = if first { 500 } else { answer.status().as_u16() };
+            (axum::http::StatusCode::from_u16(status).unwrap(), answer.bytes().await.unwrap())
+        }
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let app = axum::Router::new().fallback(pass);
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    address
 }
 
 #[tokio::test]
