@@ -23,8 +23,9 @@ use gatehouse_core::runtime::{self, Failure, Invocation};
 use gatehouse_core::secrets::SecretStore;
 use gatehouse_core::store::{Due, DueRow, StoreError};
 use gatehouse_core::telemetry::{Metric, count, record};
-use gatehouse_core::vault::{Vault, VaultError};
+use gatehouse_core::vault::{STEP_GRACE, Vault, VaultError, WRITE_GRACE};
 use gatehouse_core::{aws, clock};
+use gatehouse_shopify::token::Fault;
 use gatehouse_shopify::{ShopDomain, Timestamp};
 use lambda_runtime::Error;
 use serde::Serialize;
@@ -39,12 +40,17 @@ pub const AT_ONCE: usize = 8;
 const PAGE: u16 = 5_000;
 /// The most shops that one run does something for; the next run goes on.
 const MOST: u64 = 5_000;
-/// So many failures in a row are no single shop's matter: the run is given up.
+/// So many failures in a row that are no single shop's matter (table, KMS, the app's secret): the run is given up. What
+/// Shopify answers for a shop says nothing of the next one.
 const HOPELESS: u64 = 24;
 /// The longest that one shop may take: a lease that somebody else left behind, and a refresh.
 const ONE_SHOP: Duration = Duration::from_secs(30);
+/// What is cut off, wherever it stands: by then the vault has written what it got, or never will.
+const CUT_OFF: Duration = Duration::from_secs(ONE_SHOP.as_secs() + WRITE_GRACE.as_secs() + 3 * STEP_GRACE.as_secs());
 /// What is kept of the invocation's time for the shops under way.
 const RESERVE: Duration = Duration::from_secs(60);
+// A shop that is begun at the last moment is over, and its outcome reported, before Lambda ends the run.
+const _: () = assert!(CUT_OFF.as_secs() + 10 <= RESERVE.as_secs());
 /// Up to this long is waited before each shop, so that a run comes as a drizzle.
 const JITTER_MILLIS: u64 = 100;
 /// Every installation that can be refreshed: none is due later than this (refresh tokens live for 90 days).
@@ -100,11 +106,11 @@ pub struct Report {
     pub done: u64,
     /// Rows for which nothing was to be done.
     pub skipped: u64,
-    /// Shops for which it failed.
+    /// Shops for which it failed: left for the next run.
     pub failed: u64,
-    /// Shops for which Shopify refused it: frozen ones, and those that need their merchant.
+    /// Shops for which Shopify refused it: frozen ones, and those that need their merchant. Left as well.
     pub refused: u64,
-    /// The run came to the end; otherwise the next one goes on.
+    /// The run came to the end, past every row; otherwise the next one goes on.
     pub finished: bool,
 }
 
@@ -114,7 +120,10 @@ enum One {
     /// Some of it: the row keeps its place.
     Begun,
     Skipped,
+    /// It failed for this shop.
     Failed,
+    /// It failed as it would for any shop: the table, KMS or the app's secret is not to be had.
+    Hopeless,
     /// It failed for a reason of the shop's own: frozen, or removed.
     Refused,
 }
@@ -183,7 +192,7 @@ impl Keeper {
                 Box::pin(self.walk(task, &kinds, Due::NEVER, limit, old, work)).await
             }
             Task::RotateSecrets => {
-                let id = self.vault.secret_id().await.map_err(|error| failure(error.code()))?;
+                let id = self.vault.fresh_secret_id().await.map_err(|error| failure(error.code()))?;
                 let old = |row: &DueRow| row.secret_id.as_deref() != Some(&id);
                 let work = async |row: DueRow| self.pin(&row.shop, &id).await;
                 Box::pin(self.walk(task, &[Due::Install], now.plus_secs(ALL_SECS), limit, old, work)).await
@@ -248,7 +257,7 @@ impl Keeper {
                         over = Instant::now() >= limit.stop || begun >= limit.most || failed_in_a_row >= HOPELESS;
                         if !over {
                             begun += 1;
-                            under_way.push(Box::pin(work(row)));
+                            under_way.push(Box::pin(in_time(task, row, &work)));
                         }
                     }
                     let Some(one) = under_way.next().await else { break };
@@ -257,13 +266,13 @@ impl Keeper {
                         One::Done => report.done += 1,
                         One::Begun => (report.done, report.finished) = (report.done + 1, false),
                         One::Skipped => report.skipped += 1,
-                        One::Failed => report.failed += 1,
+                        One::Failed | One::Hopeless => report.failed += 1,
                         One::Refused => report.refused += 1,
                     }
                     failed_in_a_row = match one {
-                        One::Failed => failed_in_a_row + 1,
-                        // Says nothing of the others: frozen shops stand together in the index, before those that are well.
-                        One::Refused => failed_in_a_row,
+                        One::Hopeless => failed_in_a_row + 1,
+                        // Says nothing of the others: what is frozen or refused stands together in the index, since it stays.
+                        One::Failed | One::Refused => failed_in_a_row,
                         One::Done | One::Begun | One::Skipped => 0,
                     };
                 }
@@ -287,13 +296,14 @@ impl Keeper {
         let installation = match self.vault.installation(shop).await {
             Ok(Some(installation)) if plan::is_due(&installation, now) => installation,
             Ok(_) => return One::Skipped,
-            Err(error) => return one_failed(Task::Refresh, shop, error.code()),
+            Err(error) => return one_failed(Task::Refresh, shop, &error.into()),
         };
         tokio::time::sleep(Duration::from_millis(fastrand::u64(..=JITTER_MILLIS))).await;
-        let error = match self.vault.renew(shop, one_shop(now)).await {
+        // Of this version alone: one that is written meanwhile is as new as ours would be.
+        let error = match self.vault.renew_version(shop, installation.version, one_shop(now)).await {
             Ok(true) => return One::Done,
             // The vault has said so, and the shop has left the index: there is nothing that the keeper could do for it.
-            Err(error) if error.needs_merchant() => return one_refused(Task::Refresh, shop, &error),
+            Err(error) if error.needs_merchant() => return one_failed(Task::Refresh, shop, &error),
             Ok(false) => VaultError::RetryLater(gatehouse_life::Failure::Unavailable),
             Err(error) => error,
         };
@@ -301,19 +311,20 @@ impl Keeper {
         if let Err(error) = self.vault.put_off(shop, installation.version, again).await {
             tracing::warn!(%shop, code = error.code(), "a shop that failed could not be put off");
         }
-        one_refused(Task::Refresh, shop, &error)
+        one_failed(Task::Refresh, shop, &error)
     }
 
     async fn pin(&self, shop: &ShopDomain, secret_id: &str) -> One {
-        match self.vault.installation(shop).await {
-            Ok(Some(installation)) if plan::is_pinned_elsewhere(&installation, secret_id) => {}
+        let deadline = one_shop(clock::now());
+        let installation = match self.vault.installation(shop).await {
+            Ok(Some(installation)) if plan::is_pinned_elsewhere(&installation, secret_id) => installation,
             Ok(_) => return One::Skipped,
-            Err(error) => return one_failed(Task::RotateSecrets, shop, error.code()),
-        }
-        match self.vault.renew(shop, one_shop(clock::now())).await {
+            Err(error) => return one_failed(Task::RotateSecrets, shop, &error.into()),
+        };
+        match self.vault.renew_version(shop, installation.version, deadline).await {
             Ok(true) => One::Done,
-            Ok(false) => one_failed(Task::RotateSecrets, shop, "not_renewed"),
-            Err(error) => one_refused(Task::RotateSecrets, shop, &error),
+            Ok(false) => failed_with(Task::RotateSecrets, shop, "not_renewed", One::Failed),
+            Err(error) => one_failed(Task::RotateSecrets, shop, &error),
         }
     }
 
@@ -321,7 +332,7 @@ impl Keeper {
         match self.vault.rewrap(shop, kms_key).await {
             Ok(done) if done.tokens || done.personal_data => One::Done,
             Ok(_) => One::Skipped,
-            Err(error) => one_failed(Task::RotateKeys, shop, error.code()),
+            Err(error) => one_failed(Task::RotateKeys, shop, &error),
         }
     }
 
@@ -340,7 +351,15 @@ impl Keeper {
                     (true, false) => One::Done,
                 }
             }
-            Err(error) => one_failed(Task::Retention, &row.shop, error.code()),
+            Err(error) => {
+                let (code, shop) = (error.code(), &row.shop);
+                failed_with(
+                    Task::Retention,
+                    shop,
+                    code,
+                    if is_everybodys_data(&error) { One::Hopeless } else { One::Failed },
+                )
+            }
         }
     }
 
@@ -389,14 +408,56 @@ fn one_shop(now: Timestamp) -> Timestamp {
     now.plus_millis(i64::try_from(ONE_SHOP.as_millis()).unwrap_or(30_000))
 }
 
-fn one_failed(task: Task, shop: &ShopDomain, code: &'static str) -> One {
-    tracing::warn!(task = task.as_str(), %shop, code, "the keeper failed for a shop");
-    One::Failed
+/// One row's work, cut off where it would reach into Lambda's limit.
+async fn in_time(task: Task, row: DueRow, work: impl AsyncFn(DueRow) -> One) -> One {
+    let shop = row.shop.clone();
+    let done = tokio::time::timeout(CUT_OFF, work(row)).await;
+    // AWS has not answered, since Shopify's answers are waited for no longer than a shop may take.
+    done.unwrap_or_else(|_elapsed| failed_with(task, &shop, "timed_out", One::Hopeless))
 }
 
-fn one_refused(task: Task, shop: &ShopDomain, error: &VaultError) -> One {
-    let failed = one_failed(task, shop, error.code());
-    if matches!(error, VaultError::Frozen) || error.needs_merchant() { One::Refused } else { failed }
+fn one_failed(task: Task, shop: &ShopDomain, error: &VaultError) -> One {
+    let one = match error {
+        VaultError::Frozen => One::Refused,
+        error if error.needs_merchant() => One::Refused,
+        error if is_everybodys(error) => One::Hopeless,
+        _ => One::Failed,
+    };
+    failed_with(task, shop, error.code(), one)
+}
+
+fn failed_with(task: Task, shop: &ShopDomain, code: &'static str, one: One) -> One {
+    tracing::warn!(task = task.as_str(), %shop, code, "the keeper failed for a shop");
+    one
+}
+
+/// Whether the next shop will fail in the same way. What KMS refuses is not among it: rows under a key that is disabled stand
+/// beside rows under the present one.
+fn is_everybodys(error: &VaultError) -> bool {
+    match error {
+        VaultError::Secrets => true,
+        // Client id or secret; any other refusal may be this shop's.
+        VaultError::Operator(error) => matches!(error.fault, Fault::ClientRefused | Fault::AppNotFound),
+        VaultError::RetryLater(failure) => {
+            matches!(failure, gatehouse_life::Failure::Store | gatehouse_life::Failure::Key)
+        }
+        VaultError::Sealed(error) => error.is_transient(),
+        VaultError::Store(error) => is_everybodys_table(error),
+        _ => false,
+    }
+}
+
+fn is_everybodys_table(error: &StoreError) -> bool {
+    error.is_transient() || matches!(error, StoreError::Denied | StoreError::NoTable)
+}
+
+fn is_everybodys_data(error: &DataError) -> bool {
+    match error {
+        DataError::Store(error) => is_everybodys_table(error),
+        DataError::Seal(error) => error.is_transient(),
+        DataError::Bucket(_) | DataError::Queue(_) => true,
+        _ => false,
+    }
 }
 
 fn failure(code: &'static str) -> Failure {

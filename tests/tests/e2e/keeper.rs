@@ -161,6 +161,42 @@ async fn frozen_shops_do_not_keep_a_rotation_from_the_others() {
     assert_eq!(ended, (&json!(1), &json!(60), &json!(0), &json!(true)), "{}", harness.logs());
 }
 
+/// Shops that Shopify refuses for good stand in the index for good: they must not end every run before it has come to the others.
+#[tokio::test]
+async fn refused_shops_do_not_keep_a_rotation_from_its_end() {
+    let harness = house().await;
+    let vault = harness.vault().await;
+    let good = shop("gatehouse-demo");
+    harness.import(&vault, &good).await;
+    let names: Vec<String> = (0..60).map(|n| format!("refused-{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    installed(&vault, &names).await;
+    let shopify = harness.local.shopify();
+    let fault = json!({ "kind": "status", "status": 404, "grant": "refresh", "count": 1_000 });
+    shopify.act("fault", &fault).await.unwrap();
+    shopify.act("rotate_secret", &json!({})).await.unwrap();
+    let report = harness.local.keeper("rotate-secrets").await.unwrap();
+    let ended = (&report["done"], &report["failed"], &report["finished"]);
+    assert_eq!(ended, (&json!(1), &json!(60), &json!(true)), "{}", harness.logs());
+}
+
+/// The go-ahead to revoke the old secret must not rest on a secret that the process remembers.
+#[tokio::test]
+async fn a_rotation_that_cannot_read_the_secret_fails_and_says_nothing_of_the_pairs() {
+    let harness = house().await;
+    let vault = harness.vault().await;
+    let one = shop("gatehouse-demo");
+    harness.import(&vault, &one).await;
+    // The process knows the secret of before.
+    assert_eq!(harness.local.keeper("rotate-secrets").await.unwrap()["done"], 1);
+    harness.local.shopify().act("rotate_secret", &json!({})).await.unwrap();
+    harness.local.aws().fault(Fault::fail("secretsmanager"));
+    let refused = harness.local.keeper("rotate-secrets").await.unwrap_err();
+    assert!(format!("{refused:?}").contains("secrets_unavailable"), "{refused:?}");
+    harness.local.aws().heal();
+    assert_eq!(harness.local.keeper("rotate-secrets").await.unwrap()["done"], 1, "at once, whatever is remembered");
+}
+
 /// Every wrapped data key of these shops: under which KMS key it lies, and whether it opens in a process that has none cached.
 async fn data_keys(harness: &Harness, shops: &[ShopDomain]) -> Vec<(String, bool)> {
     let vault = harness.vault().await;
