@@ -12,7 +12,7 @@ mod house;
 mod support;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use aws_lambda_events::event::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
@@ -29,9 +29,15 @@ use gatehouse_core::vault::{Parts, SecretSource, Vault};
 use gatehouse_shopify::{ClientSecrets, ShopDomain, Timestamp};
 use house::{House, envelope};
 use serde_json::{Value, json};
-use support::{APP, NOW, shop};
+use support::{APP, shop};
 use worker::topics::{TOPICS, Topic};
 use worker::{Done, Job, JobError, Worker};
+
+/// The start of every test's time, in whole seconds: the worker's own clock is the wall's.
+fn now() -> Timestamp {
+    static NOW: LazyLock<i64> = LazyLock::new(|| gatehouse_core::clock::now().secs());
+    Timestamp::from_secs(*NOW)
+}
 
 async fn stage() -> (House, Worker) {
     let house = House::start().await;
@@ -78,7 +84,7 @@ fn customer(id: u64, updated: Timestamp) -> Value {
 }
 
 async fn names(worker: &Worker, shop: &ShopDomain) -> Vec<u64> {
-    let page = worker.privacy.mirror().customers_page(shop, None, 100, &Actor::User(1), NOW).await.unwrap();
+    let page = worker.privacy.mirror().customers_page(shop, None, 100, &Actor::User(1), now()).await.unwrap();
     page.customers.iter().map(|customer| customer.id).collect()
 }
 
@@ -86,11 +92,11 @@ async fn names(worker: &Worker, shop: &ShopDomain) -> Vec<u64> {
 async fn one_bad_record_fails_alone() {
     let (house, worker) = stage().await;
     let one = shop("one");
-    let good = envelope(&one, "customers/create", "w-1", NOW, &customer(1, NOW));
-    let odd = envelope(&one, "customers/create", "w-2", NOW, &json!({"email": "x"}));
-    let stub = envelope(&one, "customers/update", "w-3", NOW, &json!({"id": 1}));
-    let unknown = envelope(&one, "themes/publish", "w-4", NOW, &json!({"id": 1}));
-    let mut gone = envelope(&one, "orders/create", "w-5", NOW, &json!({}));
+    let good = envelope(&one, "customers/create", "w-1", now(), &customer(1, now()));
+    let odd = envelope(&one, "customers/create", "w-2", now(), &json!({"email": "x"}));
+    let stub = envelope(&one, "customers/update", "w-3", now(), &json!({"id": 1}));
+    let unknown = envelope(&one, "themes/publish", "w-4", now(), &json!({"id": 1}));
+    let mut gone = envelope(&one, "orders/create", "w-5", now(), &json!({}));
     gone.body =
         gatehouse_core::queue::Body::S3 { s3: format!("deliveries/{one}/w-5"), bytes: 2, sha256: "0".repeat(64) };
     let messages = vec![
@@ -155,8 +161,8 @@ async fn a_panic_and_a_handler_without_end_cost_their_own_record_alone() {
     let (_house, mut worker) = stage().await;
     worker.topics = BAD;
     let one = shop("one");
-    let of = |topic, id| envelope(&one, topic, id, NOW, &json!({"id": 1})).to_json();
-    let good = |id: u64| envelope(&one, "customers/create", &format!("w-{id}"), NOW, &customer(id, NOW)).to_json();
+    let of = |topic, id| envelope(&one, topic, id, now(), &json!({"id": 1})).to_json();
+    let good = |id: u64| envelope(&one, "customers/create", &format!("w-{id}"), now(), &customer(id, now())).to_json();
     let messages = vec![
         message("first", good(1), 1),
         message("panics", of("test/panics", "p"), 1),
@@ -179,8 +185,8 @@ async fn a_table_and_a_bucket_that_do_not_answer_do_not_hold_up_the_batch() {
     gate.close();
     (worker.privacy, worker.queues) = (silent.privacy.clone(), silent.queues.clone());
     let one = shop("one");
-    let stuck = envelope(&one, "customers/create", "w-1", NOW, &customer(1, NOW));
-    let mut unknown = envelope(&one, "themes/publish", "w-2", NOW, &json!({}));
+    let stuck = envelope(&one, "customers/create", "w-1", now(), &customer(1, now()));
+    let mut unknown = envelope(&one, "themes/publish", "w-2", now(), &json!({}));
     unknown.body =
         gatehouse_core::queue::Body::S3 { s3: format!("deliveries/{one}/w-2"), bytes: 2, sha256: "0".repeat(64) };
     let answer =
@@ -194,8 +200,8 @@ async fn a_table_and_a_bucket_that_do_not_answer_do_not_hold_up_the_batch() {
 async fn late_news_leaves_nothing_in_the_partition_of_an_erased_shop() {
     let (house, worker) = stage().await;
     let one = shop("one");
-    install(&house, &one, NOW.plus_secs(-90 * 86_400), false).await;
-    let at = |secs: i64| NOW.plus_secs(secs);
+    install(&house, &one, now().plus_secs(-90 * 86_400), false).await;
+    let at = |secs: i64| now().plus_secs(secs);
     let uninstalled = envelope(&one, "app/uninstalled", "u", at(1), &json!({"id": 1}));
     assert!(deliver(&worker, &uninstalled).await);
     let redact = envelope(&one, "shop/redact", "r", at(10), &json!({"shop_id": 1, "shop_domain": one}));
@@ -266,7 +272,7 @@ fn without_lease(item: Item) -> Vec<(String, String)> {
 #[tokio::test]
 async fn without_time_nothing_is_begun() {
     let (house, worker) = stage().await;
-    let good = envelope(&shop("one"), "customers/create", "w-1", NOW, &customer(1, NOW));
+    let good = envelope(&shop("one"), "customers/create", "w-1", now(), &customer(1, now()));
     let failed = run(&worker, vec![message("m", good.to_json(), 1)], Duration::from_secs(1)).await;
     assert_eq!(failed, ["m"]);
     assert!(house.everything(&[]).await.is_empty());
@@ -275,7 +281,7 @@ async fn without_time_nothing_is_begun() {
 #[tokio::test]
 async fn order_and_duplicates_change_nothing() {
     let (_house, worker) = stage().await;
-    let at = |secs| NOW.plus_secs(secs);
+    let at = |secs| now().plus_secs(secs);
     let one = shop("one");
     let deliveries = [
         envelope(&one, "customers/create", "a", at(1), &customer(1, at(1))),
@@ -304,7 +310,7 @@ async fn order_and_duplicates_change_nothing() {
         assert!(deliver(&worker, delivery).await);
     }
     assert_eq!(names(&worker, &one).await, [1]);
-    let view = worker.privacy.mirror().customer(&one, 1, None, 10, &Actor::User(1), NOW).await.unwrap().unwrap();
+    let view = worker.privacy.mirror().customer(&one, 1, None, 10, &Actor::User(1), now()).await.unwrap().unwrap();
     assert_eq!(view.customer.updated_at, Some(at(2)));
     assert_eq!(view.orders[0].cancelled_at, Some(at(4)));
 }
@@ -313,7 +319,7 @@ async fn order_and_duplicates_change_nothing() {
 async fn a_delivery_that_another_worker_has_or_died_with_waits_for_nobody() {
     let (_house, worker) = stage().await;
     let one = shop("one");
-    let delivery = envelope(&one, "customers/create", "w-1", NOW, &customer(1, NOW));
+    let delivery = envelope(&one, "customers/create", "w-1", now(), &customer(1, now()));
     let (first, second, third) =
         tokio::join!(deliver(&worker, &delivery), deliver(&worker, &delivery), deliver(&worker, &delivery));
     assert!(first && second && third);
