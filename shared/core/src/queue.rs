@@ -87,7 +87,7 @@ pub struct Envelope {
     /// The subscription's name; for an Event its handle.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// When it happened, by Shopify's clock: what orders deliveries.
+    /// When it happened, by Shopify's clock: what orders deliveries. Absent, too, when it lies in the future.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "rfc3339_option")]
     pub triggered_at: Option<Timestamp>,
     /// When we took it in.
@@ -147,6 +147,16 @@ mod rfc3339_option {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
         super::rfc3339::deserialize(deserializer).map(Some)
     }
+}
+
+/// How far Shopify's clock may be ahead of ours.
+const AHEAD_SECS: i64 = 15 * 60;
+
+/// When it happened, unless that is yet to come: then as if Shopify had not said.
+fn credible(triggered_at: Timestamp, received_at: Timestamp) -> Option<Timestamp> {
+    // Attack: no signature covers this time. A captured delivery dated years ahead would be newer than all that comes until
+    // then: an erasure by it would go on erasing.
+    (triggered_at <= received_at.plus_secs(AHEAD_SECS)).then_some(triggered_at)
 }
 
 /// Which queue a topic waits in.
@@ -227,7 +237,7 @@ impl Envelope {
             event_id: delivery.event_id().map(str::to_owned),
             api_version: Some(delivery.api_version().to_owned()),
             name: delivery.name().or(delivery.handle()).map(str::to_owned),
-            triggered_at: delivery.triggered_at(),
+            triggered_at: delivery.triggered_at().and_then(|at| credible(at, received_at)),
             received_at,
             secret_generation: Some(delivery.matched().0),
             body: Body::Inline { inline: delivery.body().to_owned() },
@@ -453,7 +463,7 @@ pub fn from_eventbridge(event: &Value, received_at: Timestamp) -> Result<Envelop
         event_id: header("shopify-event-id").map(str::to_owned),
         api_version: header("shopify-api-version").map(str::to_owned),
         name: header("shopify-name").or(header("shopify-handle")).map(str::to_owned),
-        triggered_at: time.and_then(Timestamp::parse_rfc3339),
+        triggered_at: time.and_then(Timestamp::parse_rfc3339).and_then(|at| credible(at, received_at)),
         received_at,
         secret_generation: None,
         body: Body::Inline { inline: payload.to_string() },
@@ -593,12 +603,33 @@ mod tests {
 
     #[test]
     fn eventbridge_makes_the_same_envelope() {
-        let envelope = from_eventbridge(&bridge(), Timestamp::from_secs(0)).unwrap();
+        let at = |text: &str| Timestamp::parse_rfc3339(text).unwrap();
+        let envelope = from_eventbridge(&bridge(), at("2026-11-20T23:50:00Z")).unwrap();
         assert_eq!((envelope.source, envelope.secret_generation), (Source::EventBridge, None));
         assert_eq!((envelope.topic.as_str(), envelope.webhook_id.as_str()), ("orders/create", "w-1"));
         assert_eq!(envelope.triggered_at, Timestamp::parse_rfc3339("2026-11-20T23:59:59Z"));
         let Body::Inline { inline } = envelope.body else { panic!("inline") };
         assert_eq!(serde_json::from_str::<Value>(&inline).unwrap(), bridge()["detail"]["payload"]);
+        // Dated more than a quarter of an hour ahead.
+        assert_eq!(from_eventbridge(&bridge(), at("2026-11-20T23:44:58Z")).unwrap().triggered_at, None);
+    }
+
+    #[test]
+    fn a_time_in_the_future_counts_as_untold() {
+        use gatehouse_shopify::signed_body::Headers;
+        use gatehouse_shopify::{ClientSecrets, webhook};
+        let (shop, body) = (ShopDomain::parse("a.myshopify.com").unwrap(), b"{}".as_slice());
+        let now = Timestamp::from_secs(1_795_219_200);
+        let told = |triggered: Timestamp| {
+            let signed = webhook::sign_delivery("orders/create", &shop, "w-1", triggered, body, &"hush".into());
+            let headers = Headers::from_pairs(signed.iter().map(|(name, value)| (*name, value.as_bytes())));
+            let secrets = ClientSecrets::new("hush".into(), vec![]).unwrap();
+            Envelope::of_delivery(&webhook::verify("POST", &headers, body, &secrets).unwrap(), now).triggered_at
+        };
+        for credible in [now.plus_secs(-86_400 * 365), now, now.plus_secs(900)] {
+            assert_eq!(told(credible), Some(credible));
+        }
+        assert_eq!((told(now.plus_secs(901)), told(now.plus_secs(86_400 * 3650))), (None, None));
     }
 
     #[test]

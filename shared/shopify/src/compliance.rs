@@ -54,7 +54,7 @@ pub struct DataRequest {
     #[serde(default, deserialize_with = "or_default")]
     pub customer: CustomerRef,
     /// The customer's orders that are asked for.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "ids")]
     pub orders_requested: Vec<ResourceId>,
     #[serde(default)]
     data_request: Option<DataRequestRef>,
@@ -83,7 +83,7 @@ pub struct CustomerRedact {
     #[serde(default, deserialize_with = "or_default")]
     pub customer: CustomerRef,
     /// The customer's orders to erase.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "ids")]
     pub orders_to_redact: Vec<ResourceId>,
 }
 
@@ -215,6 +215,12 @@ fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserial
     Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
+/// A list that may be null, as may what stands in it.
+fn ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ResourceId>, D::Error> {
+    let list = Option::<Vec<Option<ResourceId>>>::deserialize(deserializer)?;
+    Ok(list.unwrap_or_default().into_iter().flatten().collect())
+}
+
 fn non_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     Option::<String>::deserialize(deserializer).map(|text| text.filter(|text| !text.trim().is_empty()))
 }
@@ -282,6 +288,12 @@ mod tests {
             panic!("not a redaction");
         };
         assert_eq!((redact.customer.email.as_deref(), redact.customer.phone.as_deref()), (None, Some("1")));
+        let Ok(Some(Notice::CustomerRedact(redact))) =
+            Notice::parse("customers/redact", "{\"orders_to_redact\":[1,null,\"2\"]}")
+        else {
+            panic!("not a redaction");
+        };
+        assert_eq!(redact.orders_to_redact, [1.into(), 2.into()]);
         assert_eq!(Notice::parse("orders/create", "{}"), Ok(None));
     }
 

@@ -44,8 +44,8 @@ pub enum BodyError {
     /// The shop named is not a shop's domain.
     #[error("the request names no valid shop")]
     InvalidShop,
-    /// The signed body names another shop than the header.
-    #[error("the body is another shop's")]
+    /// The signed body names another shop than the header, or none where it must.
+    #[error("the body is another shop's, or does not say whose it is")]
     ShopMismatch,
     /// The signed body lacks a field that this surface always has; its name.
     #[error("the field {0} is missing or malformed")]
@@ -209,8 +209,9 @@ impl<'a> NamedShops<'a> {
         serde_json::from_str(object).map_err(|_| BodyError::NotJsonObject)
     }
 
-    /// Refuses when a shop is named and it is not this one.
-    pub(crate) fn agree_with(&self, shop: &ShopDomain) -> Result<(), BodyError> {
+    /// Refuses when a shop is named and it is not this one; true when one is named.
+    pub(crate) fn agree_with(&self, shop: &ShopDomain) -> Result<bool, BodyError> {
+        let mut any = false;
         for named in [self.shop_domain, self.myshopify_domain].into_iter().flatten() {
             // Shopify sends null here in places; only a string names a shop.
             let Ok(named) = serde_json::from_str::<String>(named.get()) else { continue };
@@ -218,8 +219,9 @@ impl<'a> NamedShops<'a> {
             if ShopDomain::parse(&named).as_ref() != Ok(shop) {
                 return Err(BodyError::ShopMismatch);
             }
+            any = true;
         }
-        Ok(())
+        Ok(any)
     }
 }
 

@@ -114,7 +114,8 @@ impl<'b> VerifiedDelivery<'b> {
         self.family
     }
 
-    /// The shop that the header names; no shop that the signed body names says otherwise.
+    /// The shop that the header names; no shop that the signed body names says otherwise, and of a privacy topic the body
+    /// names it, too.
     pub fn shop(&self) -> &ShopDomain {
         &self.shop
     }
@@ -140,7 +141,7 @@ impl<'b> VerifiedDelivery<'b> {
         self.event_id.as_deref()
     }
 
-    /// When it happened, by Shopify's clock. `None` when Shopify did not say or not in RFC 3339.
+    /// When it happened, by Shopify's clock. `None` when Shopify did not say or not in RFC 3339. The header is not signed.
     pub fn triggered_at(&self) -> Option<Timestamp> {
         self.triggered_at
     }
@@ -243,7 +244,14 @@ pub fn verify<'b>(
     }
 
     let shop = ShopDomain::parse(shop).map_err(|_| BodyError::InvalidShop)?;
-    NamedShops::read(object)?.agree_with(&shop)?;
+    let named = NamedShops::read(object)?.agree_with(&shop)?;
+    let topic = Topic::parse(topic).ok_or(BodyError::InvalidHeader(names.topic.1))?;
+    // Attack: any captured body that names no shop, sent again under `shop/redact` and a victim's domain: nothing that is
+    // signed would say whom to erase. Shopify's own bodies of the privacy topics always do
+    // (<https://shopify.dev/docs/apps/build/compliance/privacy-law-compliance>).
+    if topic.is_privacy() && !named {
+        return Err(BodyError::ShopMismatch);
+    }
     let optional = |name: &'static str| headers.get(name).map(|value| value.map(str::to_owned));
     let of_event = |name: &'static str| if family == Family::Event { optional(name) } else { Ok(None) };
     Ok(VerifiedDelivery {
@@ -251,7 +259,7 @@ pub fn verify<'b>(
         matched,
         family,
         shop,
-        topic: Topic::parse(topic).ok_or(BodyError::InvalidHeader(names.topic.1))?,
+        topic,
         // Attack: an id with `/` or `#` in it would reach into other keys of the store.
         webhook_id: plain(webhook_id, 200).ok_or(BodyError::InvalidHeader(names.webhook_id.1))?,
         api_version: plain(api_version, 64).ok_or(BodyError::InvalidHeader(names.api_version.1))?,
@@ -340,6 +348,19 @@ mod tests {
         let twice = b"{\"shop_domain\":\"a.myshopify.com\",\"shop_domain\":\"b.myshopify.com\"}";
         assert_eq!(code(&signed(twice), twice), Some(("body_not_json_object", 400)));
         assert_eq!(code(&signed(b"{\"a\":"), b"{\"a\":"), Some(("body_not_json_object", 400)));
+        for topic in PRIVACY_TOPICS {
+            let under = |mut pairs: Vec<(&'static str, String)>| {
+                pairs.iter_mut().filter(|(name, _)| *name == WEBHOOK.topic.1).for_each(|(_, t)| *t = topic.to_owned());
+                pairs
+            };
+            // A delivery of another topic, sent again under this one: its body does not say whom it is about.
+            for body in ["{\"id\":1,\"customer\":{\"id\":7}}", "{\"shop_id\":1,\"shop_domain\":null}"] {
+                let body = body.as_bytes();
+                assert_eq!(code(&signed(body), body), None);
+                assert_eq!(code(&under(signed(body)), body), Some(("shop_mismatch", 401)), "{topic}");
+            }
+            assert_eq!(code(&under(signed(BODY)), BODY), None, "{topic}");
+        }
         let mut both = signed(BODY);
         both.push(("shopify-hmac-sha256", "x".to_owned()));
         assert_eq!(code(&both, BODY), Some(("invalid_hmac", 401)));
