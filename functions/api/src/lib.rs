@@ -208,7 +208,9 @@ impl Api {
         }
         match error {
             DataError::NotFound => Problem::NotFound,
-            DataError::Store(_) | DataError::Bucket(_) | DataError::Busy => Problem::Unavailable("store"),
+            DataError::Store(_) | DataError::Bucket(_) | DataError::Busy | DataError::LettersHidden => {
+                Problem::Unavailable("store")
+            }
             DataError::Seal(_) => Problem::Unavailable("vault"),
             DataError::Queue(_) | DataError::Body(_) => Problem::Unavailable("queue"),
             DataError::Payload(_) | DataError::App { .. } => Problem::Internal,

@@ -16,7 +16,7 @@ use aws_lambda_events::event::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use futures_util::FutureExt as _;
 use futures_util::stream::{self, StreamExt as _};
 use gatehouse_core::config::{AppSettings, BaseSettings, QueueSettings, Reader, ShopifySettings, TableSettings};
-use gatehouse_core::deliveries::{self, Seen};
+use gatehouse_core::deliveries;
 use gatehouse_core::privacy::{Budget, Privacy, Retention};
 use gatehouse_core::queue::{Envelope, QueueError, Queues};
 use gatehouse_core::runtime::{self, Failure, Invocation};
@@ -149,14 +149,20 @@ impl Worker {
         // Over before Lambda ends the process, and with it the other records of the batch.
         let time = if topic.takes_its_time { left - MARGIN } else { (left - MARGIN).min(LONGEST) };
         let work = AssertUnwindSafe(tokio::time::timeout(time + MARGIN / 2, self.deliver(topic, &envelope, time)));
-        let result = match work.catch_unwind().await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_elapsed)) => Err(JobError::Retry { code: "timed_out" }),
+        let ended = match work.catch_unwind().await {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(_elapsed)) => Err("timed_out"),
             Err(_panic) => {
                 count(Metric::Panic, &[]);
-                Err(JobError::Retry { code: "panic" })
+                Err("panic")
             }
         };
+        if let Err(code) = ended
+            && topic.takes_its_time
+        {
+            self.ended(&envelope, code).await;
+        }
+        let result = ended.unwrap_or_else(|code| Err(JobError::Retry { code }));
         match result {
             Ok(()) => {
                 self.drop_body(&envelope).await;
@@ -186,15 +192,9 @@ impl Worker {
             return Ok(());
         }
         let (table, shop, webhook_id) = (self.privacy.table(), &envelope.shop, &envelope.webhook_id);
-        let lease = i64::try_from(time.as_secs()).unwrap_or(60) + 5;
-        match deliveries::begin(table, shop, webhook_id, topic.name, lease, now, self.privacy.retention()).await? {
-            // Another worker has it, or died with it, or the answer to our own first try was lost. To apply it
-            // all the same changes nothing; to wait would mean the queue's visibility timeout, half an hour.
-            Seen::Fresh | Seen::Busy => {}
-            Seen::Done => {
-                count(Metric::DuplicateDelivery, &[]);
-                return Ok(());
-            }
+        if !deliveries::begin(table, shop, webhook_id, topic.name, now, self.privacy.retention()).await? {
+            count(Metric::DuplicateDelivery, &[]);
+            return Ok(());
         }
         let worked = async {
             let body = self.queues.load_body(envelope).await?;
@@ -233,6 +233,15 @@ impl Worker {
             Err(_elapsed) => "timed_out",
         };
         tracing::warn!(shop = %envelope.shop, code, "a worked-off body stays for now");
+    }
+
+    /// The ledger says of a request what it is at, and why it failed; work that was cut off has no say in that any more.
+    async fn ended(&self, envelope: &Envelope, code: &'static str) {
+        let written = tokio::time::timeout(AFTERWARDS, self.privacy.ended(envelope, code, clock::now()));
+        let result = written.await.map_or(Err("timed_out"), |written| written.map_err(|error| error.code()));
+        if let Err(error) = result {
+            tracing::warn!(shop = %envelope.shop, code, error, "the reason stands in the log alone");
+        }
     }
 
     /// Logs why a record comes again, or lies in the dead-letter queue from now on; then the reason is kept where

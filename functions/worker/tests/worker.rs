@@ -96,6 +96,9 @@ async fn one_bad_record_fails_alone() {
     let odd = envelope(&one, "customers/create", "w-2", now(), &json!({"email": "x"}));
     let stub = envelope(&one, "customers/update", "w-3", now(), &json!({"id": 1}));
     let unknown = envelope(&one, "themes/publish", "w-4", now(), &json!({"id": 1}));
+    // In place of a payload that was too large for EventBridge: something happened, and nobody here knows what.
+    let mut bridged = envelope(&one, "customers/update", "w-6", now(), &json!({"id": 1}));
+    bridged.source = gatehouse_core::queue::Source::EventBridge;
     let mut gone = envelope(&one, "orders/create", "w-5", now(), &json!({}));
     gone.body =
         gatehouse_core::queue::Body::S3 { s3: format!("deliveries/{one}/w-5"), bytes: 2, sha256: "0".repeat(64) };
@@ -104,18 +107,21 @@ async fn one_bad_record_fails_alone() {
         message("good", good.to_json(), 1),
         message("odd payload", odd.to_json(), 5),
         message("stub", stub.to_json(), 1),
+        message("stub of EventBridge", bridged.to_json(), 5),
         message("unknown topic", unknown.to_json(), 1),
         message("body gone", gone.to_json(), 1),
         message("good again", good.to_json(), 2),
     ];
     let mut failed = run(&worker, messages, Duration::from_secs(60)).await;
     failed.sort();
-    assert_eq!(failed, ["not json", "odd payload"]);
+    assert_eq!(failed, ["not json", "odd payload", "stub of EventBridge"]);
     assert!(deliver(&worker, &good).await, "a duplicate is acknowledged");
     assert_eq!(names(&worker, &one).await, [1]);
     let records = house.aws.table().query_all(&Range::deliveries(&one), 10).await.unwrap();
     let states: Vec<_> = records.iter().map(|r| (r.get_text("state").unwrap(), r.get_text("reason"))).collect();
-    assert_eq!(states, [("complete", None), ("given_up", Some("payload_malformed"))], "and why is on record");
+    let given_up = |reason| ("given_up", Some(reason));
+    let wanted = [("complete", None), given_up("payload_malformed"), given_up("payload_stub")];
+    assert_eq!(states, wanted, "and why is on record");
     let reason = deliveries::reason(&house.aws.table(), &one, "w-2").await.unwrap();
     assert_eq!(reason.as_deref(), Some("payload_malformed"));
 }
@@ -175,6 +181,31 @@ async fn a_panic_and_a_handler_without_end_cost_their_own_record_alone() {
     failed.sort();
     assert_eq!(failed, ["hangs", "hangs on", "panics"]);
     assert_eq!(names(&worker, &one).await, [1, 2]);
+}
+
+/// The ledger must not say for ever that somebody is at it.
+#[tokio::test]
+async fn work_on_a_request_that_was_cut_off_stands_in_the_ledger_as_failed() {
+    static CUT_OFF: &[Topic] = &[
+        Topic { name: "customers/data_request", takes_its_time: true, work: hangs },
+        Topic { name: "customers/redact", takes_its_time: true, work: panics },
+    ];
+    let (house, mut worker) = stage().await;
+    worker.topics = CUT_OFF;
+    let one = shop("one");
+    let body = json!({"shop_domain": one, "customer": {"id": 1}, "data_request": {"id": 1}, "orders_to_redact": []});
+    let mut messages = Vec::new();
+    for topic in ["customers/data_request", "customers/redact"] {
+        let request = envelope(&one, topic, topic.rsplit_once('/').unwrap().1, now(), &body);
+        house.handle(&request, 0).await;
+        messages.push(message(topic, request.to_json(), 1));
+    }
+    let answer = in_time(&worker, messages).await;
+    assert_eq!(answer.batch_item_failures.len(), 2);
+    let (entries, _) = worker.privacy.list(&one, None, 10).await.unwrap();
+    let mut failures: Vec<_> = entries.iter().map(|entry| (entry.state, entry.failure.as_deref().unwrap())).collect();
+    failures.sort_by_key(|(_, code)| *code);
+    assert_eq!(failures, [(State::Failed, "panic"), (State::Failed, "timed_out")]);
 }
 
 /// What is left to do for a record when its work has failed must not cost the batch either.

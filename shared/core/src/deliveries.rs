@@ -12,23 +12,14 @@ use crate::mirror::WRITTEN_AT;
 use crate::privacy::Retention;
 use crate::store::{Changes, Cond, Item, Key, StoreError, Table};
 
-/// What is known of a delivery when it comes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seen {
-    /// New, or left behind by a worker that died: apply it.
-    Fresh,
-    /// Applied already: nothing to do.
-    Done,
-    /// Another worker is at it, or died with it, or it was given up: apply it too, for to apply it twice changes nothing.
-    Busy,
-}
-
 /// The states of a record.
 const WORKING: &str = "in_progress";
 const DONE: &str = "complete";
 const GIVEN_UP: &str = "given_up";
 
-/// Marks a delivery as being applied, for at most `lease_secs`.
+/// Marks a delivery as being applied. False when it was applied already: nothing is left to do. One that another worker has,
+/// or died with, or that was given up is to be applied too: twice changes nothing, and to wait would mean the queue's
+/// visibility timeout, half an hour.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -37,29 +28,30 @@ pub async fn begin(
     shop: &ShopDomain,
     webhook_id: &str,
     topic: &str,
-    lease_secs: i64,
     now: Timestamp,
     keep: &Retention,
-) -> Result<Seen, StoreError> {
+) -> Result<bool, StoreError> {
     let item = Item::new()
         .text("state", WORKING)
         .text("topic", topic.chars().take(128).collect::<String>())
-        .time("in_progress_until", now.plus_secs(lease_secs))
         .time(WRITTEN_AT, now)
         .expires(keep.deliveries(now));
-    // New; or expired and not yet swept (DynamoDB may take days); or left behind by a worker that died.
-    let abandoned = Cond::text("state", WORKING).and(Cond::below("in_progress_until", now.millis()));
-    let only_if = Cond::new_or_expired(now).or(abandoned);
+    // What has expired may not be swept yet (DynamoDB may take days).
+    let only_if = Cond::new_or_expired(now).or(not_applied());
     match table.put(&Key::delivery(shop, webhook_id), item, Some(only_if)).await {
-        Ok(()) => Ok(Seen::Fresh),
-        Err(StoreError::ConditionFailed { old, .. }) => {
-            Ok(match old.and_then(|old| old.get_text("state").map(str::to_owned)) {
-                Some(state) if state == DONE => Seen::Done,
-                _ => Seen::Busy,
-            })
-        }
+        Ok(()) => Ok(true),
+        Err(StoreError::ConditionFailed { .. }) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// True while nobody knows yet whom a delivery concerns.
+pub(crate) fn is_open(record: &Item) -> bool {
+    record.get_text("state") == Some(WORKING)
+}
+
+fn not_applied() -> Cond {
+    Cond::text("state", WORKING).or(Cond::text("state", GIVEN_UP))
 }
 
 /// The effect is stored. `mark` is the keyed hash of the customer concerned, if one is.
@@ -73,8 +65,7 @@ pub async fn finish(
     outcome: &str,
     mark: Option<&str>,
 ) -> Result<(), StoreError> {
-    let mut changes =
-        Changes::new().text("state", DONE).text("outcome", outcome).remove("in_progress_until").remove("reason");
+    let mut changes = Changes::new().text("state", DONE).text("outcome", outcome).remove("reason");
     if let Some(mark) = mark {
         changes = changes.text("subjects", mark);
     }
@@ -90,8 +81,7 @@ pub async fn finish(
 /// # Errors
 /// [`StoreError`]; the delivery may then be tried once more.
 pub async fn abandon(table: &Table, shop: &ShopDomain, webhook_id: &str) -> Result<(), StoreError> {
-    let only_if = Cond::text("state", WORKING).or(Cond::text("state", GIVEN_UP));
-    match table.delete(&Key::delivery(shop, webhook_id), Some(only_if)).await {
+    match table.delete(&Key::delivery(shop, webhook_id), Some(not_applied())).await {
         Ok(_) | Err(StoreError::ConditionFailed { .. }) => Ok(()),
         Err(error) => Err(error),
     }
@@ -107,10 +97,9 @@ pub async fn given_up(
     webhook_id: &str,
     reason: &'static str,
 ) -> Result<(), StoreError> {
-    let changes = Changes::new().text("state", GIVEN_UP).text("reason", reason).remove("in_progress_until");
+    let changes = Changes::new().text("state", GIVEN_UP).text("reason", reason);
     // Not what was applied meanwhile, nor what an erasure took.
-    let only_if = Cond::text("state", WORKING).or(Cond::text("state", GIVEN_UP));
-    match table.update(&Key::delivery(shop, webhook_id), changes, Some(only_if)).await {
+    match table.update(&Key::delivery(shop, webhook_id), changes, Some(not_applied())).await {
         Ok(_) | Err(StoreError::ConditionFailed { .. }) => Ok(()),
         Err(error) => Err(error),
     }

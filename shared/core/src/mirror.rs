@@ -17,7 +17,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use gatehouse_shopify::{ShopDomain, Timestamp};
 
 use crate::audit::{self, Actor};
-use crate::privacy::{DataError, Retention};
+use crate::privacy::{Address, DataError, Retention};
 use crate::seal::{DataKey, KeyError, Place, Purpose, SealError, Sealer};
 use crate::store::{Changes, Cond, Cursor, Fence, Item, Key, Range, SCHEMA, StoreError, Table, Write};
 use crate::telemetry::{Metric, count};
@@ -201,7 +201,7 @@ impl Mirror {
             stones.extend(contacts.iter().map(|hash| address_stone(shop, hash)));
             let version = Version::new(at, triggered_at, &key.content(content));
             let item = self.item(target, shop, &key, content, &version, &contacts, self.keep.customers(now), now)?;
-            let applied = self.put(&fence, target, item, version.clone(), &stones, now).await?;
+            let applied = self.put(&fence, target, item, version.clone(), at, &stones, now).await?;
             if applied == Applied::Gone {
                 self.bury_by_address(&fence, &key, customer.id, &version, &stones[1..], now).await?;
             }
@@ -232,14 +232,14 @@ impl Mirror {
         loop {
             let (orders, next) = self.orders_of(shop, key, id, after.as_ref(), 100, None).await?;
             for order in orders {
-                self.remove(shop, Target::Order(order.id), gone).await?;
+                self.remove(shop, Target::Order(order.id), order.created_at, gone).await?;
             }
             after = next;
             if after.is_none() {
                 break;
             }
         }
-        self.remove(shop, Target::Customer(id), gone).await?;
+        self.remove(shop, Target::Customer(id), None, gone).await?;
         Ok(())
     }
 
@@ -267,14 +267,15 @@ impl Mirror {
             match order.customer_id {
                 // A deleted customer's orders stay the merchant's; an erased one's do not.
                 Some(id) => stones.push(gone("CUSTOMER", &key.customer(id))),
-                None => stones.extend(contacts.iter().map(|contact| gone("CONTACT", contact))),
+                None => stones.extend(key.guest(order).map(|contact| gone("CONTACT", &contact))),
             }
             let version = Version::new(at, triggered_at, &key.content(content));
             let mut item = self.item(target, shop, &key, content, &version, &contacts, self.keep.orders(now), now)?;
             if let Some(owner) = order.customer_id {
                 item = item.text("customer", owner.to_string());
             }
-            let applied = self.put(&fence, target, item, version, &stones, now).await?;
+            // Whatever touches an erased order afterwards does not bring it back.
+            let applied = self.put(&fence, target, item, version, order.began(at), &stones, now).await?;
             Ok((applied, order.customer_id.map(|id| key.customer(id)).filter(|_| applied != Applied::Gone)))
         })
         .await
@@ -327,7 +328,7 @@ impl Mirror {
             }
             let mark = self.key(&fence, now).await?.customer(id);
             self.bury(&fence, Key::gone(shop, "CUSTOMER", &mark), DELETED_AT, at, now).await?;
-            match self.remove(shop, Target::Customer(id), at).await? {
+            match self.remove(shop, Target::Customer(id), None, at).await? {
                 true => Ok((Applied::Removed, Some(mark))),
                 false => Ok((Applied::Gone, None)),
             }
@@ -458,11 +459,13 @@ impl Mirror {
         Ok((targets.collect(), page.next))
     }
 
-    /// The orders of guests among these: those that no customer owns.
+    /// The orders of guests among these: those that no customer owns and that are known by this contact. A look-up row leads
+    /// to an order by its phone number, too, whatever its e-mail address.
     pub(crate) async fn guests_orders(
         &self,
         shop: &ShopDomain,
         key: &ShopKey,
+        contact: &str,
         among: Vec<Target>,
     ) -> Result<Vec<Order>, DataError> {
         let ids = among.into_iter().filter_map(|target| match target {
@@ -471,7 +474,8 @@ impl Mirror {
         });
         let reads: Vec<_> = ids.map(|id| self.read_order(shop, key, id)).collect();
         let orders: Vec<_> = stream::iter(reads).buffered(READS).try_collect().await?;
-        Ok(orders.into_iter().flatten().filter(|order| order.customer_id.is_none()).collect())
+        let theirs = |order: &Order| order.customer_id.is_none() && key.guest(order).as_deref() == Some(contact);
+        Ok(orders.into_iter().flatten().filter(theirs).collect())
     }
 
     /// One page of a customer's orders. With `shown_at` without those that have expired by then, which an erasure must see still.
@@ -538,13 +542,20 @@ impl Mirror {
         }
     }
 
-    /// Takes out one record that is no newer than `at`, with its look-up rows. True when there was one.
-    pub(crate) async fn remove(&self, shop: &ShopDomain, target: Target, at: Timestamp) -> Result<bool, DataError> {
+    /// Takes out one record that is no newer than `at`, by its last change or by when it was `created`, with its look-up rows.
+    /// True when there was one.
+    pub(crate) async fn remove(
+        &self,
+        shop: &ShopDomain,
+        target: Target,
+        created: Option<Timestamp>,
+        at: Timestamp,
+    ) -> Result<bool, DataError> {
         let key = target.key(shop);
         for round in 0..TRIES {
             let Some(item) = self.table.get(&key).await? else { return Ok(false) };
             let stored = stored_version(&item)?;
-            if stored.time() > at {
+            if stored.time() > at && created.is_none_or(|created| created > at) {
                 return Ok(false);
             }
             let mut writes =
@@ -583,13 +594,16 @@ impl Mirror {
         })
     }
 
-    /// One try; [`StoreError::ConditionFailed`] when anything changed meanwhile.
+    /// One try; [`StoreError::ConditionFailed`] when anything changed meanwhile. `began` is what the tombstones are compared
+    /// with.
+    #[expect(clippy::too_many_arguments, reason = "one write with what stands against it, for two typed callers")]
     async fn put(
         &self,
         fence: &Fence,
         target: Target,
         item: Item,
         version: Version,
+        began: Timestamp,
         stones: &[Stone],
         now: Timestamp,
     ) -> Result<Applied, DataError> {
@@ -598,7 +612,7 @@ impl Mirror {
         let row = look_up_row(&item, now);
         let stored = self.table.get(&key).await?;
         let stored_version = stored.as_ref().map(stored_version).transpose()?;
-        match decide(stored_version.as_ref(), self.gone_at(stones).await?, &version) {
+        match decide(stored_version.as_ref(), self.gone_at(stones).await?, &version, began) {
             Decision::Stale => return Ok(Applied::Stale),
             Decision::Gone => return Ok(Applied::Gone),
             Decision::Write => {}
@@ -612,9 +626,7 @@ impl Mirror {
         let mut writes = vec![Write::Put { key: key.clone(), item, only_if: Some(only_if) }, fence.check()];
         writes.extend(stones.iter().map(|stone| Write::Check {
             key: stone.key.clone(),
-            only_if: Cond::All(
-                stone.counts.iter().map(|at| Cond::absent_or_below(at, version.time().millis())).collect(),
-            ),
+            only_if: Cond::All(stone.counts.iter().map(|at| Cond::absent_or_below(at, began.millis())).collect()),
         }));
         let outdated = old.into_iter().filter(|key| !wanted.contains(key));
         writes.extend(outdated.map(|key| Write::Delete { key, only_if: None }));
@@ -709,6 +721,16 @@ impl ShopKey {
         let email = email.and_then(plain_email).map(|email| self.short("email", &email));
         let phone = phone.and_then(plain_phone).map(|digits| self.short("phone", &digits));
         email.into_iter().chain(phone).collect()
+    }
+
+    /// The keyed hash of what a guest's order is known by.
+    pub(crate) fn guest(&self, order: &Order) -> Option<String> {
+        order.contact().and_then(|contact| self.contact(&contact))
+    }
+
+    /// The keyed hash of what somebody is known by.
+    pub(crate) fn contact(&self, by: &Address) -> Option<String> {
+        self.contacts(by.email(), by.phone()).pop()
     }
 
     /// 128 bits are enough to tell a shop's customers apart, and halve the look-up rows.

@@ -54,6 +54,9 @@ pub enum DataError {
     /// Others change the same record without end.
     #[error("the record is changed by too many at once: try again later")]
     Busy,
+    /// Dead letters are in somebody else's hands, another walk's or an operator's: what they say cannot be collected now.
+    #[error("dead letters are out of sight: try again later")]
+    LettersHidden,
     /// The payload is not what its topic promises.
     #[error("the payload is not what its topic promises")]
     Payload(&'static str),
@@ -80,6 +83,7 @@ impl DataError {
             Self::Bucket(_) => "bucket_refused",
             Self::Queue(_) => "queue_refused",
             Self::Busy => "record_busy",
+            Self::LettersHidden => "dead_letters_hidden",
             Self::Body(error) => error.code(),
             Self::Payload(code) => code,
             Self::NotFound => "not_found",

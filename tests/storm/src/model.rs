@@ -23,6 +23,8 @@ pub struct Shop {
     pub lookups: BTreeSet<String>,
     /// Tombstones: what is gone, and until when: `customer 1 deleted_at`.
     pub stones: BTreeMap<String, i64>,
+    /// Orders that a redaction took; empty in the end, for nothing is kept of them but tombstones.
+    redacted_orders: BTreeSet<u64>,
     /// Until when the whole shop is erased.
     pub erased_at: Option<i64>,
     /// Deliveries that are recorded as applied.
@@ -96,6 +98,7 @@ pub fn expected(plan: &Plan, mistake: Option<Mistake>) -> World {
     }
     for shop in world.values_mut() {
         shop.lookups = shop.expected_lookups();
+        shop.redacted_orders.clear();
     }
     world
 }
@@ -115,7 +118,10 @@ impl Shop {
                 self.bury(format!("customer {customer} deleted_at"), at);
             }
             Event::Order(order) => {
-                self.orders.insert(order.id, order.clone());
+                // One that was erased does not come back by what touches it afterwards.
+                if !self.redacted_orders.contains(&order.id) {
+                    self.orders.insert(order.id, order.clone());
+                }
             }
             Event::Scopes(scopes, _) => {
                 if let Some(install) = self.install.as_mut().filter(|_| !before_install)
@@ -146,13 +152,18 @@ impl Shop {
                 let contacts: Vec<String> = contacts(Some(&person.email), person.phone.as_deref()).collect();
                 if !forgetful {
                     self.customers.retain(|customer, _| Some(*customer) != person.id);
+                    let redacted = &mut self.redacted_orders;
+                    redacted.extend(&person.orders);
                     self.orders.retain(|order, content| {
                         let owned = content.customer_id.is_some() && content.customer_id == person.id;
                         let named = person.orders.contains(order);
                         let guest = content.customer_id.is_none()
                             && self::contacts(content.email.as_deref(), content.phone.as_deref())
-                                .any(|contact| contacts.contains(&contact));
-                        !(owned || named || guest)
+                                .next()
+                                .is_some_and(|contact| contacts.contains(&contact));
+                        let goes = owned || named || guest;
+                        goes.then(|| redacted.insert(*order));
+                        !goes
                     });
                 }
                 let customer = person.id.map(|id| format!("customer {id} redacted_at"));

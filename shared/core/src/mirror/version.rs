@@ -63,9 +63,10 @@ pub enum Decision {
     Gone,
 }
 
-/// Newest wins; a tombstone wins against everything up to its own time, equality included.
-pub fn decide(stored: Option<&Version>, gone_at: Option<Timestamp>, offered: &Version) -> Decision {
-    if gone_at.is_some_and(|gone| offered.time() <= gone) {
+/// Newest wins; a tombstone wins against everything that began up to its own time, equality included. What the state tells
+/// of began at its own time or before.
+pub fn decide(stored: Option<&Version>, gone_at: Option<Timestamp>, offered: &Version, began: Timestamp) -> Decision {
+    if gone_at.is_some_and(|gone| began <= gone) {
         return Decision::Gone;
     }
     match stored {
@@ -92,16 +93,21 @@ mod tests {
         Gone(Timestamp),
     }
 
+    /// All of them are states of a thing that is older than most.
+    fn began(version: &Version) -> Timestamp {
+        version.time().min(Timestamp::from_secs(3))
+    }
+
     fn apply(thing: &mut Thing, delivery: &Delivery) {
         match delivery {
             Delivery::State(version, content) => {
-                if decide(thing.live.as_ref().map(|(v, _)| v), thing.gone, version) == Decision::Write {
+                if decide(thing.live.as_ref().map(|(v, _)| v), thing.gone, version, began(version)) == Decision::Write {
                     thing.live = Some((version.clone(), *content));
                 }
             }
             Delivery::Gone(at) => {
                 thing.gone = thing.gone.max(Some(*at));
-                if thing.live.as_ref().is_some_and(|(v, _)| v.time() <= *at) {
+                if thing.live.as_ref().is_some_and(|(v, _)| began(v) <= *at) {
                     thing.live = None;
                 }
             }

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use gatehouse_shopify::{ShopDomain, Timestamp};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::DataError;
 use super::request::{Address, Kind};
+use crate::mirror::payload::id_of;
 use crate::mirror::{plain_email, plain_phone};
 
 /// The customer whom a request is about, as far as Shopify says and the mirror knows. `Debug` shows the shop alone.
@@ -36,6 +38,9 @@ pub struct Subject {
     pub as_of: Timestamp,
     /// The request's own name.
     pub request: String,
+    /// Letters that are out of sight are not to be waited for any more.
+    #[serde(skip)]
+    pub(crate) as_far_as_seen: bool,
 }
 
 impl Subject {
@@ -44,55 +49,109 @@ impl Subject {
         marks.split(' ').any(|mark| self.marks.iter().any(|own| own == mark))
     }
 
+    /// True when somebody who is known by these keyed hashes of contacts, separated by spaces, may be this customer.
+    pub(crate) fn is_known_by(&self, contacts: &str) -> bool {
+        contacts.split(' ').any(|contact| self.contacts.iter().any(|own| own == contact))
+    }
+
     /// True when a delivery's body is about this customer: theirs by id, or by contact where the body names no customer. An
     /// account's own record is that account's, whoever shares its address: theirs by id, or by what the request names them by
     /// in place of an id. `topic` is empty where nobody knows it.
-    pub fn is_in_body(&self, topic: &str, body: &serde_json::Value) -> bool {
-        let id = |value: Option<&serde_json::Value>| value.and_then(serde_json::Value::as_u64);
-        let customer = body.get("customer").filter(|customer| !customer.is_null());
-        if let Some(owner) = id(customer.and_then(|customer| customer.get("id"))) {
-            return self.customer_ids.contains(&owner);
+    pub fn is_in_body(&self, topic: &str, body: &Value) -> bool {
+        if is_about_the_app(topic) {
+            return false;
+        }
+        let named = || id_at(body, "id").is_some_and(|own| self.order_ids.contains(&own));
+        if let Some(owner) = body.get("customer").and_then(|customer| id_at(customer, "id")) {
+            return self.customer_ids.contains(&owner) || (account_of(topic, body).is_none() && named());
         }
         if let Some(own) = account_of(topic, body) {
             let (email, phone) = match &self.address {
                 Some(by) => (by.email(), by.phone()),
                 None => (None, None),
             };
-            return self.customer_ids.contains(&own) || names(body, email.as_slice(), phone.as_slice());
+            return self.customer_ids.contains(&own) || names(body, email, phone);
         }
-        if id(body.get("id")).is_some_and(|own| self.customer_ids.contains(&own) || self.order_ids.contains(&own)) {
+        if named() || id_at(body, "id").is_some_and(|own| self.customer_ids.contains(&own)) {
             return true;
         }
-        [Some(body), customer].into_iter().flatten().any(|place| names(place, &self.emails, &self.phones))
+        match guest_of(body) {
+            Some(Address::Email(email)) => {
+                let told = plain_email(&email);
+                self.emails.iter().any(|own| plain_email(own) == told)
+            }
+            Some(Address::Phone(phone)) => {
+                let told = plain_phone(&phone);
+                self.phones.iter().any(|own| plain_phone(own) == told)
+            }
+            None => false,
+        }
     }
 
     /// True when a body is about this customer and, by its own time or else by `otherwise`, no newer than the request: what
     /// an erasure takes. Whoever orders again later is a customer anew, also while that order still waits somewhere.
-    pub(crate) fn covers(&self, topic: &str, body: &serde_json::Value, otherwise: Option<Timestamp>) -> bool {
-        self.is_in_body(topic, body) && told_at(body).or(otherwise).is_none_or(|at| at <= self.as_of)
+    pub(crate) fn covers(&self, topic: &str, body: &Value, otherwise: Option<Timestamp>) -> bool {
+        self.is_in_body(topic, body) && began_at(topic, body, otherwise).is_none_or(|at| at <= self.as_of)
     }
 }
 
-/// Whose own record a body is, by its global id or by its topic.
-pub(crate) fn account_of(topic: &str, body: &serde_json::Value) -> Option<u64> {
-    let gid = body.get("admin_graphql_api_id").and_then(serde_json::Value::as_str).unwrap_or_default();
-    let by_topic = topic.starts_with("customers/") && Kind::of_topic(topic).is_none();
-    let own = body.get("id").and_then(serde_json::Value::as_u64);
-    own.filter(|_| by_topic || gid.starts_with("gid://shopify/Customer/"))
+/// The id that stands there.
+pub(crate) fn id_at(body: &Value, name: &str) -> Option<u64> {
+    body.get(name).and_then(id_of)
 }
 
-/// True when a body has one of these e-mail addresses or phone numbers, compared as the mirror's look-up rows are.
-fn names(body: &serde_json::Value, emails: &[impl AsRef<str>], phones: &[impl AsRef<str>]) -> bool {
-    let text = |name: &str| body.get(name).and_then(serde_json::Value::as_str);
-    let mut told = [text("email"), text("contact_email")].into_iter().flatten().filter_map(plain_email);
-    let phone = text("phone").and_then(plain_phone);
-    told.any(|told| emails.iter().any(|own| plain_email(own.as_ref()).as_ref() == Some(&told)))
-        || phone.is_some_and(|told| phones.iter().any(|own| plain_phone(own.as_ref()).as_ref() == Some(&told)))
+/// True for what is about the app itself or its shop, and so nobody's: the numbers in it are other things'.
+pub(crate) fn is_about_the_app(topic: &str) -> bool {
+    topic.starts_with("app/") || topic.starts_with("shop/")
+}
+
+/// True when a body of an unknown topic asks for an export or for the erasure of a customer.
+pub(crate) fn is_request(body: &Value) -> bool {
+    ["orders_requested", "orders_to_redact", "data_request"].iter().any(|name| body.get(name).is_some())
+}
+
+/// Whose own record a body is, by its global id or by its topic.
+pub(crate) fn account_of(topic: &str, body: &Value) -> Option<u64> {
+    let gid = body.get("admin_graphql_api_id").and_then(Value::as_str).unwrap_or_default();
+    let by_topic = topic.starts_with("customers/") && Kind::of_topic(topic).is_none();
+    id_at(body, "id").filter(|_| by_topic || gid.starts_with("gid://shopify/Customer/"))
+}
+
+/// By what a body that names no customer's id is known to be somebody's: as the mirror knows the guest of an order.
+pub(crate) fn guest_of(body: &Value) -> Option<Address> {
+    let customer = body.get("customer");
+    let text = |place: Option<&'_ Value>, name: &str| place?.get(name)?.as_str().map(str::to_owned);
+    let emails = [Some(body), customer].map(|place| [text(place, "email"), text(place, "contact_email")]);
+    let phones = [Some(body), customer].map(|place| text(place, "phone"));
+    Address::of(emails.iter().flatten().map(Option::as_deref), phones.iter().map(Option::as_deref))
+}
+
+/// True when a body has this e-mail address or phone number, compared as the mirror's look-up rows are.
+fn names(body: &Value, email: Option<&str>, phone: Option<&str>) -> bool {
+    let has = |name: &str, own: Option<&str>, plain: fn(&str) -> Option<String>| {
+        let told = body.get(name).and_then(Value::as_str).and_then(plain);
+        told.is_some() && told == own.and_then(plain)
+    };
+    has("email", email, plain_email) || has("contact_email", email, plain_email) || has("phone", phone, plain_phone)
 }
 
 /// When what a body tells of was so, where it says it: what the mirror orders by.
-pub(crate) fn told_at(body: &serde_json::Value) -> Option<Timestamp> {
-    body.get("updated_at").and_then(serde_json::Value::as_str).and_then(Timestamp::parse_rfc3339)
+pub(crate) fn told_at(body: &Value) -> Option<Timestamp> {
+    time_at(body, "updated_at")
+}
+
+/// When what a body tells of began, by its own word or else `otherwise`: what the erasure of a person goes by. An account's
+/// record is as old as its last change, an order as old as itself.
+pub(crate) fn began_at(topic: &str, body: &Value, otherwise: Option<Timestamp>) -> Option<Timestamp> {
+    let told = told_at(body).or(otherwise);
+    match time_at(body, "created_at").filter(|_| account_of(topic, body).is_none()) {
+        Some(created) => Some(told.map_or(created, |told| told.min(created))),
+        None => told,
+    }
+}
+
+fn time_at(body: &Value, name: &str) -> Option<Timestamp> {
+    body.get(name).and_then(Value::as_str).and_then(Timestamp::parse_rfc3339)
 }
 
 impl fmt::Debug for Subject {
@@ -203,6 +262,7 @@ mod tests {
             marks: vec!["aa11".to_owned()],
             as_of: Timestamp::from_secs(0),
             request: "r".to_owned(),
+            as_far_as_seen: false,
         }
     }
 
@@ -215,6 +275,12 @@ mod tests {
             json!({"id": 5, "customer": null, "contact_email": "John@Example.com"}),
             json!({"shop_id": 1, "customer": {"email": "john@example.com"}}),
             json!({"id": 5, "phone": "+(555) 625 1199"}),
+            json!({"id": 5, "email": " ", "customer": {"email": null}, "phone": "555 625 1199"}),
+            json!({"id": "191167", "email": null}),
+            json!({"id": 5, "customer": {"id": "191167"}}),
+            json!({"id": 5, "customer": {"id": "gid://shopify/Customer/191167"}}),
+            json!({"id": "gid://shopify/Order/299938"}),
+            json!({"id": 299_938, "customer": {"id": 6}}),
         ] {
             assert!(john().is_in_body("", &theirs), "{theirs}");
         }
@@ -223,6 +289,10 @@ mod tests {
             json!({"id": 191_168, "email": "mary@example.com"}),
             json!({"id": 191_168, "admin_graphql_api_id": "gid://shopify/Customer/191168", "email": "john@example.com"}),
             json!({"id": 5, "email": "555-625-1199", "phone": ""}),
+            json!({"id": 5, "email": "mary@example.com", "phone": "555 625 1199"}),
+            json!({"id": 5, "contact_email": "mary@example.com", "phone": "555 625 1199"}),
+            json!({"id": 5, "customer": {"id": "6", "email": "john@example.com"}}),
+            json!({"id": 299_938, "admin_graphql_api_id": "gid://shopify/Customer/299938", "customer": {"id": 6}}),
             json!([191_167]),
             json!(null),
         ] {
@@ -233,6 +303,8 @@ mod tests {
         assert!(john().is_in_body("orders/create", &sharing), "a guest");
         let asked = json!({"shop_id": 1, "customer": {"email": "john@example.com"}, "id": 7});
         assert!(john().is_in_body("customers/redact", &asked), "a request is no account's record");
+        let app = json!({"id": 191_167, "shop_id": 299_938, "email": "john@example.com"});
+        assert!(!john().is_in_body("app/uninstalled", &app) && !john().is_in_body("shop/update", &app), "the shop's");
         for (address, theirs) in [
             (Address::Email("john@example.com".to_owned()), true),
             (Address::Phone("(555) 6251199".to_owned()), true),
@@ -246,6 +318,19 @@ mod tests {
             );
         }
         assert!(john().is_in("bb aa11") && !john().is_in("aa") && !john().is_in(""));
+    }
+
+    #[test]
+    fn an_order_is_as_old_as_itself_and_an_account_as_its_last_change() {
+        let at = |secs| Timestamp::from_secs(secs);
+        let body = json!({"id": 5, "email": "john@example.com", "created_at": at(-9).to_rfc3339(), "updated_at": at(9).to_rfc3339()});
+        assert!(john().covers("orders/updated", &body, None), "touched since");
+        let mut account = body.clone();
+        account["id"] = json!(191_167);
+        assert!(!john().covers("customers/update", &account, None), "a customer anew");
+        assert_eq!(began_at("", &json!({"created_at": at(7).to_rfc3339()}), Some(at(3))), Some(at(3)));
+        assert_eq!(began_at("", &json!({}), Some(at(3))), Some(at(3)));
+        assert_eq!(began_at("", &json!({}), None), None);
     }
 
     proptest! {

@@ -66,13 +66,16 @@ struct Job {
     after: Option<String>,
     counts: BTreeMap<String, u64>,
     writing: Option<Writing>,
+    /// How often letters were in somebody else's hands when an export looked for the customer's among them.
+    #[serde(default)]
+    hidden: u32,
 }
 
 impl Job {
     /// Nothing is done yet.
     fn new(asked: Asked, triggered_at: Timestamp) -> Self {
         let (subject, section, after, writing) = (None, None, None, None);
-        Self { asked, triggered_at, subject, section, after, counts: BTreeMap::new(), writing }
+        Self { asked, triggered_at, subject, section, after, counts: BTreeMap::new(), writing, hidden: 0 }
     }
 }
 
@@ -81,6 +84,8 @@ struct Finished {
     bytes: u64,
     expires: Timestamp,
     counts: BTreeMap<String, u64>,
+    /// Letters that nobody could see are not in it.
+    hidden: bool,
 }
 
 impl Finished {
@@ -91,12 +96,14 @@ impl Finished {
             bytes: u64::try_from(row.need_number(BYTES)?).map_err(|_| malformed())?,
             expires: row.get_time(ENDS_AT).ok_or_else(malformed)?,
             counts: counts.unwrap_or_default(),
+            hidden: row.has(HIDDEN),
         })
     }
 
     fn onto(&self, row: Item) -> Result<Item, StoreError> {
         let counts = serde_json::to_string(&self.counts).map_err(|_| StoreError::Malformed(COUNTS))?;
-        Ok(row.number(BYTES, i64::try_from(self.bytes).unwrap_or(i64::MAX)).text(COUNTS, counts))
+        let row = row.number(BYTES, i64::try_from(self.bytes).unwrap_or(i64::MAX)).text(COUNTS, counts);
+        Ok(if self.hidden { row.number(HIDDEN, 1) } else { row })
     }
 }
 
@@ -123,11 +130,21 @@ const BYTES: &str = "bytes";
 /// Beside it: how many records of which section are in the file.
 const COUNTS: &str = "counts";
 /// Beside it: when the file goes.
-const ENDS_AT: &str = "ends_at";
+pub(super) const ENDS_AT: &str = "ends_at";
+/// Beside it: letters were out of sight, see [`Finished`].
+const HIDDEN: &str = "hidden";
+/// Also the code of the decision by which a request is closed whose export cannot hold them.
+const LETTERS_HIDDEN: &str = "dead_letters_hidden";
+/// So often an export comes again for letters that are out of sight; each time half an hour later.
+const HIDDEN_TRIES: u32 = 3;
+/// How long the row of an export stays behind its end, if the keeper does not come: the row says what there is to delete, so
+/// that DynamoDB must not sweep it before.
+const ROW_STAYS_SECS: i64 = 35 * 86_400;
 const SEALED: &str = "sealed";
 
 impl Privacy {
-    /// Over the house's own data; [`Privacy::with`] adds an app's.
+    /// Over the house's own data, for whoever has the parts already; [`Privacy::connect`] opens them. Every function and the
+    /// command line come by here: an app's own data is registered here, below the house's, and so is forgotten nowhere.
     pub fn new(table: Table, sealer: Sealer, objects: Objects, queues: Queues, keep: Retention) -> Self {
         let mirror = Mirror::new(table.clone(), sealer, keep.clone());
         // Orders before customers: whom the orders belong to is found by the customers.
@@ -143,8 +160,7 @@ impl Privacy {
         Self { table, mirror, objects, queues, registry, keep }
     }
 
-    /// As the settings say: what every function that works on privacy makes at start. An app's own data is registered
-    /// here, by [`Privacy::with`], so that no function can forget it.
+    /// [`Privacy::new`] over clients of its own, as the settings say.
     pub fn connect(
         config: &aws_config::SdkConfig,
         app: &AppSettings,
@@ -170,7 +186,7 @@ impl Privacy {
         &self.keep
     }
 
-    /// With an app's own data.
+    /// With one more section, in this process alone: for tests. See [`Privacy::new`].
     #[must_use]
     pub fn with(mut self, section: impl super::PersonalData + 'static) -> Self {
         self.registry = self.registry.with(section);
@@ -201,6 +217,10 @@ impl Privacy {
             self.clear_up(&envelope.shop, &id).await?;
             return self.look_again(&envelope.shop, &entry, budget, now).await;
         }
+        if entry.unread {
+            // Another worker has found that it cannot read it: this one's copy is read when it comes again.
+            return Err(DataError::Busy);
+        }
         if !ledger::working(&self.table, &envelope.shop, &id, now).await? {
             return Err(DataError::Busy);
         }
@@ -212,6 +232,19 @@ impl Privacy {
             ledger::failed(&self.table, &envelope.shop, &id, error.code(), now).await?;
         }
         worked
+    }
+
+    /// Writes down why work on a request ended that could not say so itself: its time was over, or it panicked.
+    ///
+    /// # Errors
+    /// [`DataError`].
+    pub async fn ended(&self, envelope: &Envelope, code: &'static str, now: Timestamp) -> Result<(), DataError> {
+        let Some(kind) = Kind::of_topic(&envelope.topic) else { return Ok(()) };
+        let name = ledger::by_delivery(&envelope.webhook_id);
+        if let Some(id) = ledger::find(&self.table, &envelope.shop, kind, &name).await? {
+            ledger::failed(&self.table, &envelope.shop, &id, code, now).await?;
+        }
+        Ok(())
     }
 
     /// One page of a shop's requests, newest first, at most 100.
@@ -251,8 +284,8 @@ impl Privacy {
         let (bytes, expires_at) = Fence::hold(&self.table, shop, move |fence| async move {
             let item = self.table.get(&Key::export(shop, name)).await?.ok_or(DataError::NotFound)?;
             let ready = item.get_number(BYTES).and_then(|bytes| u64::try_from(bytes).ok());
-            let (Some(bytes), false) = (ready, item.is_expired(now)) else { return Err(DataError::NotFound) };
-            let expires_at = item.get_time(ENDS_AT).ok_or(StoreError::Malformed(ENDS_AT))?;
+            let ends_at = item.get_time(ENDS_AT).filter(|end| *end > now);
+            let (Some(bytes), Some(expires_at)) = (ready, ends_at) else { return Err(DataError::NotFound) };
             let marks = item.get_text("subjects").unwrap_or_default().split(' ').map(str::to_owned);
             let marks: Vec<String> = marks.collect();
             audit::record(&self.table, &fence, reader, "export.open", 1, &marks, now, &self.keep).await?;
@@ -324,20 +357,34 @@ impl Privacy {
     ) -> Result<RequestId, DataError> {
         let shop = &envelope.shop;
         let by_delivery = ledger::by_delivery(&envelope.webhook_id);
-        if let Some(id) = ledger::find(&self.table, shop, kind, &by_delivery).await? {
-            return Ok(id);
+        let known = ledger::find(&self.table, shop, kind, &by_delivery).await?;
+        if let Some(id) = &known
+            && !ledger::get(&self.table, shop, id).await?.is_some_and(|entry| entry.unread)
+        {
+            return Ok(id.clone());
         }
-        let asked = Asked::parse(kind, &body().await?)?;
+        let asked = match body().await {
+            Ok(body) => Asked::parse(kind, &body),
+            Err(error) => Err(error.into()),
+        };
+        let asked = match asked {
+            Ok(asked) => asked,
+            Err(error) => return self.enter_unread(envelope, kind, known, error, now).await,
+        };
         let mut names = vec![by_delivery.clone()];
         if let Some(request) = asked.data_request {
             let by_request = format!("request.{request}");
-            if let Some(id) = ledger::find(&self.table, shop, kind, &by_request).await? {
-                return Ok(id);
+            if let Some(other) = ledger::find(&self.table, shop, kind, &by_request).await? {
+                if let Some(id) = known {
+                    self.close(shop, &id, State::NothingHeld, &Closing::because("repeated"), now).await?;
+                }
+                return Ok(other);
             }
             names.push(by_request);
         }
         let key = asked.data_request.map_or_else(|| envelope.webhook_id.clone(), |id| id.to_string());
-        let id = RequestId::new(envelope.received_at, kind, &key);
+        let is_known = known.is_some();
+        let id = known.unwrap_or_else(|| RequestId::new(envelope.received_at, kind, &key));
         let triggered_at = envelope.triggered_at.unwrap_or(envelope.received_at);
         let new = NewEntry {
             id: &id,
@@ -345,6 +392,7 @@ impl Privacy {
             triggered_at,
             names: &names,
             expires: self.keep.ledger(now),
+            unread: None,
         };
         let (asked, id_of, new) = (&asked, &id, &new);
         let opened = Fence::hold(&self.table, shop, move |fence| async move {
@@ -357,10 +405,15 @@ impl Privacy {
                 }
                 _ => None,
             };
-            Ok::<_, DataError>(ledger::open(&self.table, new, &fence, job, now).await?)
+            Ok::<_, DataError>(match is_known {
+                true => ledger::read(&self.table, new, &fence, job, now).await?,
+                false => ledger::open(&self.table, new, &fence, job, now).await?,
+            })
         });
         if opened.await? {
-            count(Metric::PrivacyReceived, &[("topic", kind.topic())]);
+            if !is_known {
+                count(Metric::PrivacyReceived, &[("topic", kind.topic())]);
+            }
             return Ok(id);
         }
         // Another worker took the same request in: theirs counts.
@@ -370,6 +423,45 @@ impl Privacy {
             }
         }
         Err(DataError::Busy)
+    }
+
+    /// Enters a request that cannot be read, so that its deadline is watched like any other's: it has no job, its message is
+    /// all there is of it. Gives the error back.
+    async fn enter_unread(
+        &self,
+        envelope: &Envelope,
+        kind: Kind,
+        known: Option<RequestId>,
+        error: DataError,
+        now: Timestamp,
+    ) -> Result<RequestId, DataError> {
+        let (shop, code) = (&envelope.shop, error.code());
+        if let Some(id) = known {
+            ledger::failed(&self.table, shop, &id, code, now).await?;
+            return Err(error);
+        }
+        let id = RequestId::new(envelope.received_at, kind, &envelope.webhook_id);
+        let names = [ledger::by_delivery(&envelope.webhook_id)];
+        let triggered_at = envelope.triggered_at.unwrap_or(envelope.received_at);
+        let (id_of, names) = (&id, names.as_slice());
+        let (opened, over) = Fence::hold(&self.table, shop, move |fence| async move {
+            // A customer's request to a shop that is erased: whatever it says, there is nothing left to do it on.
+            let over = kind != Kind::ShopRedact && fence.is_erased(triggered_at);
+            let new = NewEntry {
+                id: id_of,
+                webhook_id: &envelope.webhook_id,
+                triggered_at,
+                names,
+                expires: self.keep.ledger(now),
+                unread: (!over).then_some(code),
+            };
+            Ok::<_, DataError>((ledger::open(&self.table, &new, &fence, None, now).await?, over))
+        })
+        .await?;
+        if opened {
+            count(Metric::PrivacyReceived, &[("topic", kind.topic())]);
+        }
+        if opened && over { Ok(id) } else { Err(error) }
     }
 
     async fn work(
@@ -440,7 +532,13 @@ impl Privacy {
             self.bury(shop, key, &graves, job.triggered_at, now).await?;
         }
         let subject = self.subject(shop, key, id, job, now).await?;
-        ledger::concerns(&self.table, shop, id, &subject.marks).await?;
+        // A guest has no mark. As a guest's order is somebody's by its address, else by its phone number, so is this.
+        let (emails, phones) = (&subject.emails, &subject.phones);
+        let mut known_by: Vec<_> = emails.iter().flat_map(|email| key.contacts(Some(email), None)).collect();
+        if known_by.is_empty() {
+            known_by = phones.iter().flat_map(|phone| key.contacts(None, Some(phone))).collect();
+        }
+        ledger::concerns(&self.table, shop, id, &subject.marks, &known_by).await?;
         Ok(subject)
     }
 
@@ -486,6 +584,7 @@ impl Privacy {
             contacts,
             as_of: job.triggered_at,
             request: id.to_string(),
+            as_far_as_seen: false,
         })
     }
 
@@ -563,7 +662,7 @@ impl Privacy {
                 let covered = entry.id.kind() == Kind::DataRequest
                     && entry.triggered_at <= by.as_of
                     && !entry.state.is_closed()
-                    && entry.marks.iter().any(|mark| by.marks.contains(mark));
+                    && (entry.marks.iter().any(|mark| by.marks.contains(mark)) || by.is_known_by(&entry.contacts));
                 if covered {
                     self.close(shop, &entry.id, State::NothingHeld, &Closing::because("customer_erased"), now).await?;
                 }
@@ -592,9 +691,10 @@ impl Privacy {
             .due(Due::Retention, shop, expires)
             .text("request", name)
             .text("subjects", subject.marks.join(" "))
+            .text("contacts", subject.contacts.join(" "))
             .time(WRITTEN_AT, now)
             .time(ENDS_AT, expires)
-            .expires(expires);
+            .expires(expires.plus_secs(ROW_STAYS_SECS));
         // From here on an erasure of this customer finds the export, finished or not. One that is over took the job.
         let resumed = job.writing.is_some();
         let announce = move |fence: Fence| async move {
@@ -603,10 +703,11 @@ impl Privacy {
             }
             // The message came twice, or a worker was killed when it had the file done but for saying so.
             let stored = self.table.get(&Key::export(shop, name)).await?;
-            if let Some(stored) = stored.filter(|stored| stored.has(BYTES) && !stored.is_expired(now)) {
+            let lasts = |stored: &Item| stored.get_time(ENDS_AT).is_some_and(|end| end > now);
+            if let Some(stored) = stored.filter(|stored| stored.has(BYTES) && lasts(stored)) {
                 return Ok(Announced::Finished(Finished::read(&stored)?));
             }
-            let unfinished = Cond::Absent(BYTES).or(Cond::new_or_expired(now));
+            let unfinished = Cond::Absent(BYTES).or(Cond::at_most(ENDS_AT, now.millis()));
             // What an earlier worker has announced and an erasure taken away is not gone on with.
             let only_if = if resumed { Cond::exists().and(unfinished) } else { unfinished };
             let put = Write::Put { key: Key::export(shop, name), item: row.clone(), only_if: Some(only_if) };
@@ -623,15 +724,14 @@ impl Privacy {
             Announced::Open => match self.write_export(id, key, job, subject, row, budget, now).await {
                 Ok(Written::Finished(finished)) => finished,
                 Ok(Written::Ended(outcome)) => return Ok(outcome),
-                // Another worker has completed the upload, or ended it when its own was complete.
-                Err(DataError::Bucket(code)) if code == "NoSuchUpload" || code == export::TAIL_MISSING => {
-                    return Ok(None);
-                }
+                // Another worker has completed the upload, or ended it when its own was complete, or has gone on with it from
+                // where we did: what is in the bucket is not what we know of.
+                Err(DataError::Bucket(code)) if export::BEGIN_AGAIN.contains(&code.as_str()) => return Ok(None),
                 Err(error) => return Err(error),
             },
         };
         export::tidy(&self.objects, &Objects::export_key(shop, name)).await?;
-        let Finished { bytes, expires, counts } = &finished;
+        let Finished { bytes, expires, counts, hidden } = &finished;
         let (marks, reader) = (&subject.marks, &Actor::System("data_request"));
         let count = usize::try_from(counts.values().sum::<u64>()).unwrap_or(usize::MAX);
         let recorded = Fence::hold(&self.table, shop, move |fence| async move {
@@ -644,7 +744,8 @@ impl Privacy {
         if !recorded.await? {
             return self.give_up(shop, id, now).await;
         }
-        let closing = Closing { counts: Some(counts), export: Some((*bytes, *expires)), decision: None };
+        let decision = hidden.then_some(LETTERS_HIDDEN);
+        let closing = Closing { counts: Some(counts), export: Some((*bytes, *expires)), decision };
         self.close(shop, id, State::Done, &closing, now).await.map(Some)
     }
 
@@ -681,7 +782,20 @@ impl Privacy {
                 let paused = self.pause(shop, key, id, &job, now).await?;
                 return Ok(Written::Ended(Some(paused)));
             }
-            let page = section.export(subject, job.after.as_deref()).await?;
+            let page = match section.export(subject, job.after.as_deref()).await {
+                Err(DataError::LettersHidden) => {
+                    job.hidden = job.hidden.saturating_add(1);
+                    if job.hidden < HIDDEN_TRIES {
+                        job.writing = Some(writer.sleep().await?);
+                        self.save(shop, key, id, &job, now).await?;
+                        return Err(DataError::LettersHidden);
+                    }
+                    // Better what is to be seen, and a word that it is not all, than nothing in time.
+                    let subject = Subject { as_far_as_seen: true, ..subject.clone() };
+                    section.export(&subject, job.after.as_deref()).await?
+                }
+                page => page?,
+            };
             writer.page(section.name(), &page.records).await?;
             *job.counts.entry(section.name().to_owned()).or_default() += page.records.len() as u64;
             if page.next.is_none() {
@@ -691,7 +805,7 @@ impl Privacy {
             job.after = page.next;
             job.section = self.registry.sections().get(at).map(|section| section.name().to_owned());
         }
-        let mut counts = job.counts;
+        let (mut counts, hidden) = (job.counts, job.hidden >= HIDDEN_TRIES);
         counts.retain(|_, count| *count > 0);
         // Records of what was done about the customer are no data held on them when nothing else is.
         if counts.keys().all(|section| section == "requests") {
@@ -701,11 +815,12 @@ impl Privacy {
                 Err(StoreError::ConditionFailed { .. }) => return Ok(Written::Ended(None)),
                 Err(error) => return Err(error.into()),
             }
-            let closed = self.close(shop, id, State::NothingHeld, &Closing::default(), now).await?;
+            let closing = Closing { decision: hidden.then_some(LETTERS_HIDDEN), ..Closing::default() };
+            let closed = self.close(shop, id, State::NothingHeld, &closing, now).await?;
             return Ok(Written::Ended(Some(closed)));
         }
         let bytes = writer.finish(&counts).await?;
-        let finished = Finished { bytes, expires, counts };
+        let finished = Finished { bytes, expires, counts, hidden };
         // An erasure that came meanwhile took the row: then the file goes too.
         match self.table.put(&Key::export(shop, name), finished.onto(row.clone())?, Some(Cond::exists())).await {
             Ok(()) => Ok(Written::Finished(finished)),
@@ -759,12 +874,13 @@ impl Privacy {
     ) -> Result<Outcome, DataError> {
         self.save(shop, key, id, job, now).await?;
         let entry = ledger::get(&self.table, shop, id).await?.ok_or(DataError::NotFound)?;
-        self.send_again(shop, &entry).await?;
+        self.send_again(shop, &entry, 0).await?;
         Ok(Outcome::Paused)
     }
 
-    /// Sends the message of an open request again, without its body: all that is needed lies in the ledger and the job.
-    pub(crate) async fn send_again(&self, shop: &ShopDomain, entry: &Entry) -> Result<(), DataError> {
+    /// Sends the message of an open request again, without its body: all that is needed lies in the ledger and the job. It is
+    /// seen after so many seconds, at most 900.
+    pub(crate) async fn send_again(&self, shop: &ShopDomain, entry: &Entry, secs: i32) -> Result<(), DataError> {
         let envelope = Envelope {
             v: Version,
             source: Source::Https,
@@ -779,7 +895,7 @@ impl Privacy {
             secret_generation: None,
             body: Body::Inline { inline: "{}".to_owned() },
         };
-        self.queues.send_privacy(&envelope.to_json()).await
+        self.queues.send_privacy(&envelope.to_json(), secs).await
     }
 
     async fn save(

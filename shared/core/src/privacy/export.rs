@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use gatehouse_shopify::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 
 use super::DataError;
 use super::data::Subject;
@@ -18,7 +19,12 @@ use super::request::RequestId;
 pub const FORMAT: &str = "gatehouse.customer-data/1";
 
 /// The code of a sleeping writer whose bytes are gone: another worker has gone on, and finished.
-pub(crate) const TAIL_MISSING: &str = "TailMissing";
+const TAIL_MISSING: &str = "TailMissing";
+/// The code of a sleeping writer beside whose state lie another's bytes: a worker went on from there and was killed before it
+/// could say so, or is at it still.
+const TAIL_CHANGED: &str = "TailChanged";
+/// Codes after which a writer that was put to sleep cannot go on: the document has to be written from its beginning.
+pub(crate) const BEGIN_AGAIN: [&str; 4] = ["NoSuchUpload", "InvalidPart", TAIL_MISSING, TAIL_CHANGED];
 
 /// What a sleeping writer needs to go on, but for the bytes that fill no part yet: they lie beside the export in S3.
 #[derive(Clone, Serialize, Deserialize)]
@@ -28,7 +34,8 @@ pub(crate) struct Writing {
     open: Option<bool>,
     /// A section was written before.
     any: bool,
-    tail: bool,
+    /// The SHA-256 of the bytes that fill no part yet.
+    tail: Option<String>,
 }
 
 /// Writes the document.
@@ -62,14 +69,22 @@ impl<'a> Writer<'a> {
         // The closing brace comes back in `finish`.
         buffer.pop();
         buffer.extend_from_slice(b",\"sections\":{");
-        Ok(Self { objects, key, state: Writing { upload, open: None, any: false, tail: false }, buffer })
+        Ok(Self { objects, key, state: Writing { upload, open: None, any: false, tail: None }, buffer })
     }
 
-    /// Wakes a writer.
+    /// Wakes a writer. The bytes beside the export must be those that its state speaks of: two writers of one export write to
+    /// one place.
     pub(crate) async fn wake(objects: &'a Objects, key: String, state: Writing) -> Result<Self, DataError> {
-        let buffer = match state.tail {
-            true => objects.get(&tail(&key)).await?.ok_or_else(|| DataError::Bucket(TAIL_MISSING.to_owned()))?,
-            false => Vec::new(),
+        let buffer = match &state.tail {
+            Some(digest) => {
+                let bytes = objects.get(&tail(&key)).await?;
+                let bytes = bytes.ok_or_else(|| DataError::Bucket(TAIL_MISSING.to_owned()))?;
+                if digest_of(&bytes) != *digest {
+                    return Err(DataError::Bucket(TAIL_CHANGED.to_owned()));
+                }
+                bytes
+            }
+            None => Vec::new(),
         };
         Ok(Self { objects, key, state, buffer })
     }
@@ -108,8 +123,8 @@ impl<'a> Writer<'a> {
 
     /// Puts it to sleep between two pages.
     pub(crate) async fn sleep(mut self) -> Result<Writing, DataError> {
+        self.state.tail = Some(digest_of(&self.buffer));
         self.objects.put(&tail(&self.key), self.buffer).await?;
-        self.state.tail = true;
         Ok(self.state)
     }
 
@@ -133,6 +148,10 @@ impl<'a> Writer<'a> {
 
 fn tail(key: &str) -> String {
     format!("{key}.tail")
+}
+
+fn digest_of(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
 }
 
 /// Ends what other workers have begun beside a finished export.

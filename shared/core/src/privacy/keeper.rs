@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use gatehouse_shopify::{ShopDomain, Timestamp};
 
-use super::engine::{Privacy, job_key};
+use super::engine::{ENDS_AT, Privacy, job_key};
 use super::export;
 use super::ledger::{self, Closing, Entry, State};
 use super::objects::Objects;
@@ -23,6 +23,10 @@ const LOOK_LATEST_SECS: i64 = 30 * 86_400;
 const LOOKED_KIND: &str = "looked_kind";
 const LOOKED_AFTER: &str = "looked_after";
 const EXPORTS: &str = "exports";
+/// Second looks of one run, and how far they are apart. Each goes through all dead letters, and hides them while it does: two
+/// at once hide them from each other, and neither has seen them all. The others keep their place.
+const LOOKS: i32 = 15;
+const LOOK_APART_SECS: i32 = 60;
 
 /// What [`Privacy::retire`] did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,14 +85,14 @@ impl Privacy {
         Ok(near)
     }
 
-    /// Sends the message of every open request again on which nothing has happened for `idle_secs`, and that of every erasure
-    /// whose second look is due; returns how many. A
-    /// message that was not lost after all changes nothing. `budget` counts pages of the index.
+    /// Sends the message of every open request again on which nothing has happened for `idle_secs`, and those of erasures
+    /// whose second look is due, at most fifteen of these; returns how many. A message that was not lost after all changes
+    /// nothing. `budget` counts pages of the index.
     ///
     /// # Errors
     /// [`DataError`].
     pub async fn resend_lost(&self, now: Timestamp, idle_secs: i64, budget: &mut Budget) -> Result<u64, DataError> {
-        let mut sent = 0;
+        let (mut sent, mut looks) = (0, 0);
         // Told at the end, when the others have been helped.
         let mut failed = None;
         let far = now.plus_secs(400 * 86_400);
@@ -106,7 +110,7 @@ impl Privacy {
                 for row in rows {
                     let Some(item) = self.table.get(&row.key).await? else { continue };
                     // One request that cannot be helped must not keep the keeper from the others.
-                    match self.resend_if_due(&row.shop, &item, now, idle_secs).await {
+                    match self.resend_if_due(&row.shop, &item, now, idle_secs, &mut looks).await {
                         Ok(again) => sent += u64::from(again),
                         Err(error) => {
                             unreadable(&row.shop, &error);
@@ -129,18 +133,21 @@ impl Privacy {
         item: &Item,
         now: Timestamp,
         idle_secs: i64,
+        looks: &mut i32,
     ) -> Result<bool, DataError> {
         let entry = Entry::read(item)?;
-        if now.millis_since(entry.updated_at) < idle_secs.saturating_mul(1000) {
+        // What nobody could read cannot be sent again either: its own message alone says what is asked for.
+        if entry.unread || now.millis_since(entry.updated_at) < idle_secs.saturating_mul(1000) {
             return Ok(false);
         }
         if !entry.state.is_closed() {
             return self.resend(shop, &entry, now).await;
         }
-        if entry.sweep_at.is_none_or(|at| at > now) {
+        if *looks >= LOOKS || entry.sweep_at.is_none_or(|at| at > now) {
             return Ok(false);
         }
-        self.send_again(shop, &entry).await?;
+        self.send_again(shop, &entry, *looks * LOOK_APART_SECS).await?;
+        *looks += 1;
         ledger::look_again(&self.table, shop, &entry.id, now).await?;
         Ok(true)
     }
@@ -266,7 +273,7 @@ impl Privacy {
             self.close(shop, &entry.id, State::NothingHeld, &Closing::because("shop_erased"), now).await?;
             return Ok(false);
         }
-        self.send_again(shop, entry).await?;
+        self.send_again(shop, entry, 0).await?;
         ledger::touch(&self.table, shop, &entry.id, now).await?;
         tracing::warn!(%shop, request = %entry.id, "privacy request was idle: its message was sent again");
         Ok(true)
@@ -279,10 +286,10 @@ impl Privacy {
     }
 }
 
-/// When it is past: its own end, or as old as the settings keep it now, whichever comes first; 0 days keep it until its own
-/// end, and what has neither is of unknown age and kept.
+/// When it is past: its own end (of an export the file's, for its row stays longer), or as old as the settings keep it now,
+/// whichever comes first; 0 days keep it until its own end, and what has neither is of unknown age and kept.
 fn end(item: &Item, days: u32) -> Option<Timestamp> {
-    let own = item.get_number(SCHEMA.ttl).map(Timestamp::from_secs);
+    let own = item.get_time(ENDS_AT).or_else(|| item.get_number(SCHEMA.ttl).map(Timestamp::from_secs));
     let old = item.get_time(WRITTEN_AT).filter(|_| days > 0).map(|at| at.plus_secs(i64::from(days) * 86_400));
     match (own, old) {
         (Some(own), Some(old)) => Some(own.min(old)),
@@ -312,6 +319,8 @@ mod tests {
         assert!(is_past(&written(1).expires(NOW), 30));
         assert!(!is_past(&written(1).expires(NOW.plus_secs(1)), 30));
         assert!(!is_past(&Item::new(), 30), "of unknown age");
+        let export = Item::new().time(ENDS_AT, NOW).expires(NOW.plus_secs(35 * 86_400));
+        assert!(is_past(&export, 0) && !is_past(&export.time(ENDS_AT, NOW.plus_secs(1)), 0), "the file's end");
     }
 
     #[test]

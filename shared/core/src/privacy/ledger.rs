@@ -3,7 +3,8 @@
 //!
 //! It lies beside the shop's partition, and holds no personal data: numbers, times, codes, Shopify's ids of deliveries and
 //! data requests. A customer stands in it as a keyed hash, so that the shop can still ask "what became of this customer's
-//! request?"; the key is the shop's own, and when the shop is erased it goes, and the hashes become random numbers.
+//! request?", and as long as the request is open as that of the address, by which an erasure finds who has no id; the key is
+//! the shop's own, and when the shop is erased it goes, and the hashes become random numbers.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,10 @@ use super::request::{Kind, RequestId};
 use super::sweep::AFTER_SECS;
 use crate::store::{Changes, Cond, Cursor, Due, Fence, Item, Key, Range, SCHEMA, StoreError, Table, Write};
 
+/// Its request could not be read yet: it has no job, and its message is all there is of it.
+const UNREAD: &str = "unread";
+/// Keyed hashes of what the customer is known by without an id; only while the request is open.
+const CONTACTS: &str = "contacts";
 /// When to look again; while it is there, the entry stays on the keeper's list.
 const SWEEP_AT: &str = "sweep_at";
 
@@ -96,6 +101,11 @@ pub struct Entry {
     /// Keyed hashes of the customers concerned.
     #[serde(skip)]
     pub marks: Vec<String>,
+    /// Keyed hashes of what the customer is known by without an id, separated by spaces; only while the request is open.
+    #[serde(skip)]
+    pub(crate) contacts: String,
+    /// Nobody could read the request yet: it is worked off when its message comes again, and only then.
+    pub unread: bool,
     /// Shopify's id of the delivery.
     pub webhook_id: String,
     /// When Shopify triggered it.
@@ -132,6 +142,8 @@ impl Entry {
             decision: item.get_text("decision").map(str::to_owned),
             failure: item.get_text("failure").map(str::to_owned),
             marks: words("subjects"),
+            contacts: item.get_text(CONTACTS).unwrap_or_default().to_owned(),
+            unread: item.has(UNREAD),
             webhook_id: item.need_text("webhook_id")?.to_owned(),
             triggered_at: time("triggered_at")?,
             export_bytes: item.get_number("export_bytes"),
@@ -151,6 +163,8 @@ pub(crate) struct NewEntry<'a> {
     pub(crate) names: &'a [String],
     /// Kept until.
     pub(crate) expires: Timestamp,
+    /// Why it cannot be read, when it cannot.
+    pub(crate) unread: Option<&'a str>,
 }
 
 /// What closes a request.
@@ -198,10 +212,13 @@ pub(crate) async fn open(
 ) -> Result<bool, StoreError> {
     let (shop, received) = (fence.shop(), new.id.received());
     let due = received.plus_secs(DUE_DAYS * 86_400);
-    let item = Item::new()
+    let item = match new.unread {
+        Some(code) => Item::new().text("state", State::Failed.as_str()).text("failure", code).number(UNREAD, 1),
+        None => Item::new().text("state", State::Received.as_str()),
+    };
+    let item = item
         .text("id", new.id.to_string())
         .text("shop", shop.as_str())
-        .text("state", State::Received.as_str())
         .text("webhook_id", new.webhook_id)
         .time("triggered_at", new.triggered_at)
         .time("received_at", received)
@@ -212,11 +229,7 @@ pub(crate) async fn open(
         .number(SCHEMA.index.sort_key, due.secs())
         .expires(new.expires);
     let mut writes = vec![Write::Put { key: key(shop, new.id), item, only_if: Some(Cond::new_item()) }];
-    writes.extend(new.names.iter().map(|name| Write::Put {
-        key: Key::ledger_name(shop, new.id.kind().topic(), name),
-        item: Item::new().text("id", new.id.to_string()).expires(new.expires),
-        only_if: Some(Cond::new_item()),
-    }));
+    writes.extend(new.names.iter().map(|name| name_of(new, shop, name)));
     let names = writes.len();
     writes.push(fence.check());
     writes.extend(also);
@@ -224,6 +237,40 @@ pub(crate) async fn open(
         Ok(()) => Ok(true),
         Err(StoreError::ConditionFailed { at, .. }) if at < names => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+/// An entry whose request could not be read becomes one that can be worked on, with what is needed for it. False when it is
+/// that already, or closed, or one of the other names is another entry's.
+pub(crate) async fn read(
+    table: &Table,
+    new: &NewEntry<'_>,
+    fence: &Fence,
+    also: Option<Write>,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let shop = fence.shop();
+    let changes = Changes::new().remove(UNREAD).remove("failure").time("updated_at", now);
+    let only_if = Some(Cond::Present(UNREAD).and(while_open()));
+    let mut writes = vec![Write::Update { key: key(shop, new.id), changes, only_if }];
+    // Its delivery's name is there.
+    writes.extend(new.names.iter().skip(1).map(|name| name_of(new, shop, name)));
+    let names = writes.len();
+    writes.push(fence.check());
+    writes.extend(also);
+    match table.transact(writes).await {
+        Ok(()) => Ok(true),
+        Err(StoreError::ConditionFailed { at, .. }) if at < names => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Under this name a repeat of the request finds its entry.
+fn name_of(new: &NewEntry<'_>, shop: &ShopDomain, name: &str) -> Write {
+    Write::Put {
+        key: Key::ledger_name(shop, new.id.kind().topic(), name),
+        item: Item::new().text("id", new.id.to_string()).expires(new.expires),
+        only_if: Some(Cond::new_item()),
     }
 }
 
@@ -260,8 +307,9 @@ pub(crate) async fn concerns(
     shop: &ShopDomain,
     id: &RequestId,
     marks: &[String],
+    contacts: &[String],
 ) -> Result<(), StoreError> {
-    let changes = Changes::new().text("subjects", marks.join(" "));
+    let changes = Changes::new().text("subjects", marks.join(" ")).text(CONTACTS, contacts.join(" "));
     changed(table.update(&key(shop, id), changes, Some(while_open())).await).map(|_| ())
 }
 
@@ -317,8 +365,8 @@ fn closed(
     closing: &Closing<'_>,
     now: Timestamp,
 ) -> Result<Changes, StoreError> {
-    let changes =
-        Changes::new().text("state", state.as_str()).time("updated_at", now).time("closed_at", now).remove("failure");
+    let changes = Changes::new().text("state", state.as_str()).time("updated_at", now).time("closed_at", now);
+    let changes = changes.remove("failure").remove(UNREAD).remove(CONTACTS);
     let mut changes = match id.kind() {
         Kind::DataRequest => changes.remove(SCHEMA.index.partition_key).remove(SCHEMA.index.sort_key),
         Kind::CustomerRedact | Kind::ShopRedact => {

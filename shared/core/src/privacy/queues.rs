@@ -41,7 +41,6 @@ pub struct Queues {
 /// What a walk found.
 pub(crate) struct Walk {
     pub(crate) deleted: u64,
-    pub(crate) found: Vec<Value>,
     /// No letter was hidden by anybody else. As far as SQS can tell: its numbers are of up to a minute ago.
     pub(crate) whole: bool,
 }
@@ -52,18 +51,18 @@ impl Queues {
         Self { client, privacy: privacy.into(), events: events.into(), walking: Arc::default() }
     }
 
-    /// Sends a message to the privacy queue.
-    pub(crate) async fn send_privacy(&self, message: &str) -> Result<(), DataError> {
+    /// Sends a message to the privacy queue, where it is seen after so many seconds, at most 900.
+    pub(crate) async fn send_privacy(&self, message: &str, secs: i32) -> Result<(), DataError> {
         let send = self.client.send_message().queue_url(&self.privacy).message_body(message);
+        let send = if secs > 0 { send.delay_seconds(secs) } else { send };
         send.send().await.map(|_| ()).map_err(|e| refused(&e))
     }
 
-    /// Looks at every dead letter of both queues and takes those that `wanted` picks: deletes them, or with `keep` shows
-    /// them.
+    /// Looks at every dead letter of both queues by SQS's own id, and deletes those for which `goes` says so. One may be seen
+    /// twice.
     pub(crate) async fn dead_letters(
         &self,
-        keep: bool,
-        wanted: impl Fn(&Value) -> bool + Sync,
+        mut goes: impl FnMut(&str, &Value) -> bool + Send,
     ) -> Result<Walk, DataError> {
         let _alone = self.walking.lock().await;
         let mut urls = Vec::new();
@@ -71,11 +70,11 @@ impl Queues {
             // Both may name the same.
             urls.extend(self.dead_letter_queue(source).await?.filter(|url| !urls.contains(url)));
         }
-        let mut walk = Walk { deleted: 0, found: Vec::new(), whole: true };
+        let mut walk = Walk { deleted: 0, whole: true };
         for url in urls {
             let mut hidden = Vec::new();
             let secs = hidden_secs(self.number(&url, QueueAttributeName::ApproximateNumberOfMessages).await?);
-            let walked = self.walk(&url, secs, keep, &wanted, &mut walk, &mut hidden).await;
+            let walked = self.walk(&url, secs, &mut goes, &mut walk, &mut hidden).await;
             let out_of_sight = self.number(&url, QueueAttributeName::ApproximateNumberOfMessagesNotVisible).await;
             // Also after a failure: an operator must find the letters that are nobody's business here.
             self.show_again(&url, &hidden).await?;
@@ -89,8 +88,7 @@ impl Queues {
         &self,
         url: &str,
         secs: i32,
-        keep: bool,
-        wanted: &(impl Fn(&Value) -> bool + Sync),
+        goes: &mut (impl FnMut(&str, &Value) -> bool + Send),
         walk: &mut Walk,
         hidden: &mut Vec<String>,
     ) -> Result<(), DataError> {
@@ -111,11 +109,8 @@ impl Queues {
             for message in messages {
                 let Some(handle) = message.receipt_handle else { continue };
                 let body: Value = serde_json::from_str(message.body.as_deref().unwrap_or_default()).unwrap_or_default();
-                if !wanted(&body) {
+                if !goes(message.message_id.as_deref().unwrap_or_default(), &body) {
                     hidden.push(handle);
-                } else if keep {
-                    hidden.push(handle);
-                    walk.found.push(body);
                 } else {
                     let delete = self.client.delete_message().queue_url(url).receipt_handle(handle);
                     delete.send().await.map_err(|e| refused(&e))?;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::DataError;
+use crate::mirror::{plain_email, plain_phone};
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,7 +66,7 @@ pub(crate) struct Asked {
     pub(crate) data_request: Option<u64>,
 }
 
-/// By what a request names a customer when it gives no id.
+/// By what somebody is known where there is no id: the customer of a request, or the guest of an order.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Address {
     /// The e-mail address.
@@ -76,6 +77,16 @@ pub enum Address {
 }
 
 impl Address {
+    /// The first e-mail address that there is; when there is none, the first phone number.
+    pub(crate) fn of<'a>(
+        emails: impl IntoIterator<Item = Option<&'a str>>,
+        phones: impl IntoIterator<Item = Option<&'a str>>,
+    ) -> Option<Self> {
+        let email = emails.into_iter().flatten().find(|email| plain_email(email).is_some());
+        let phone = || phones.into_iter().flatten().find(|phone| plain_phone(phone).is_some());
+        email.map(|email| Self::Email(email.to_owned())).or_else(|| phone().map(|phone| Self::Phone(phone.to_owned())))
+    }
+
     /// The e-mail address, if it is one.
     pub fn email(&self) -> Option<&str> {
         match self {
@@ -96,11 +107,8 @@ impl Address {
 impl Asked {
     /// What names the customer where no id does.
     pub(crate) fn address(&self) -> Option<Address> {
-        match (self.customer_id, &self.email, &self.phone) {
-            (Some(_), _, _) | (None, None, None) => None,
-            (None, Some(email), _) => Some(Address::Email(email.clone())),
-            (None, None, Some(phone)) => Some(Address::Phone(phone.clone())),
-        }
+        let address = || Address::of([self.email.as_deref()], [self.phone.as_deref()]);
+        self.customer_id.map_or_else(address, |_| None)
     }
 
     /// Reads the body of a privacy topic.

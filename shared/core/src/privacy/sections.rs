@@ -4,22 +4,21 @@
 //! Each is one [`PersonalData`], and the mirror is the model for an app's own: pages, cursors, nothing that a second call
 //! could break.
 
-use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, HashSet};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use gatehouse_shopify::{ShopDomain, Timestamp};
 use serde_json::{Value, json};
 
-use super::data::{ErasePage, ExportPage, PersonalData, Subject};
+use super::data::{ErasePage, ExportPage, PersonalData, Subject, is_request};
 use super::objects::Objects;
 use super::queues::Queues;
 use super::request::{Kind, RequestId};
 use super::{DataError, export, ledger};
-use crate::clock;
 use crate::mirror::{Mirror, Order, Target};
 use crate::store::{Changes, Cond, Cursor, Item, Range, StoreError, Table};
+use crate::{clock, deliveries};
 
 /// The section from which on an erasure takes what was written about reads and exports.
 pub(super) const EXPORTS: &str = "exports";
@@ -30,12 +29,14 @@ const PAGE: u16 = 200;
 const LOOKED_THROUGH: u16 = 500;
 /// Bodies on one page: each may be some megabytes.
 const BODIES: i32 = 10;
+/// Bytes of deliveries on one page of an export, and one delivery more.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
 type Exported<'a> = BoxFuture<'a, Result<ExportPage, DataError>>;
 type Erased<'a> = BoxFuture<'a, Result<ErasePage, DataError>>;
 
 /// Mirrored orders: the customer's, those that the request names, and guests' under the same e-mail address or phone
-/// number. An order of another customer stays that customer's.
+/// number: by the address, where an order has both. An order of another customer stays that customer's.
 pub struct Orders(pub Mirror);
 
 /// Where a pass over the orders stands.
@@ -103,7 +104,7 @@ impl Orders {
                 Some(hash) => {
                     let row = row.as_deref().and_then(Cursor::parse);
                     let (targets, next) = self.0.with_contact(shop, hash, row.as_ref(), PAGE).await?;
-                    let mut orders = self.0.guests_orders(shop, &key, targets).await?;
+                    let mut orders = self.0.guests_orders(shop, &key, hash, targets).await?;
                     orders.retain(|order| !subject.order_ids.contains(&order.id));
                     let next = match next {
                         Some(row) => At::Guest(n, Some(row.as_str().to_owned())),
@@ -137,7 +138,7 @@ impl PersonalData for Orders {
             let mut erased = 0;
             for order in orders {
                 let target = Target::Order(order.id);
-                erased += u64::from(self.0.remove(&subject.shop, target, subject.as_of).await?);
+                erased += u64::from(self.0.remove(&subject.shop, target, order.created_at, subject.as_of).await?);
             }
             Ok(ErasePage { erased, next })
         }
@@ -186,7 +187,7 @@ impl PersonalData for Customers {
         async move {
             let mut erased = 0;
             for id in &subject.customer_ids {
-                erased += u64::from(self.0.remove(&subject.shop, Target::Customer(*id), subject.as_of).await?);
+                erased += u64::from(self.0.remove(&subject.shop, Target::Customer(*id), None, subject.as_of).await?);
             }
             Ok(ErasePage { erased, next: None })
         }
@@ -223,8 +224,8 @@ impl PersonalData for Deliveries {
             let is_theirs = |item: &&Item| subject.is_in(item.get_text("subjects").unwrap_or_default());
             // One that is under way may turn out to be theirs: without its record no mark is written to it. It is applied
             // all the same, or comes again.
-            let is_open = |item: &&Item| item.has("in_progress_until");
-            let keys: Vec<_> = page.items.iter().filter(|i| is_theirs(i) || is_open(i)).filter_map(Item::key).collect();
+            let keys: Vec<_> =
+                page.items.iter().filter(|i| is_theirs(i) || deliveries::is_open(i)).filter_map(Item::key).collect();
             let erased = page.items.iter().filter(is_theirs).count() as u64;
             self.0.delete_batch(&keys).await?;
             Ok(ErasePage { erased, next: page.next.map(|next| next.as_str().to_owned()) })
@@ -237,24 +238,27 @@ impl PersonalData for Deliveries {
 pub struct WaitingBodies(pub Objects);
 
 impl WaitingBodies {
-    async fn pick(
+    /// Looks at some bodies, one after the other, until `wanted` says that it is enough. Where to go on; none at the end.
+    async fn look(
         &self,
         subject: &Subject,
         after: Option<&str>,
-        wanted: impl Fn(&Value) -> bool,
-    ) -> Result<(Vec<(String, Value)>, Option<String>), DataError> {
+        mut enough: impl FnMut(&str, Value, usize) -> bool + Send,
+    ) -> Result<Option<String>, DataError> {
         let keys = self.0.list(&Objects::deliveries(&subject.shop), after, BODIES).await?;
-        let next = keys.last().map(|(key, _)| key.clone());
-        let mut found = Vec::new();
+        let mut next = None;
         for (key, _) in keys {
             let body = self.0.get(&key).await?.unwrap_or_default();
+            let bytes = body.len();
             // What is not JSON was never a delivery of ours to begin with; nothing in it can be told to be anybody's.
             let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-            if wanted(&body) {
-                found.push((key, body));
+            let ends = enough(&key, body, bytes);
+            next = Some(key);
+            if ends {
+                break;
             }
         }
-        Ok((found, next))
+        Ok(next)
     }
 }
 
@@ -265,20 +269,36 @@ impl PersonalData for WaitingBodies {
 
     fn export<'a>(&'a self, subject: &'a Subject, after: Option<&'a str>) -> Exported<'a> {
         async move {
-            let (found, next) = self.pick(subject, after, |body| subject.is_in_body("", body)).await?;
-            Ok(ExportPage { records: found.into_iter().map(|(_, body)| body).collect(), next })
+            let (mut records, mut held) = (Vec::new(), 0);
+            let enough = |_: &str, body: Value, bytes: usize| {
+                if subject.is_in_body("", &body) {
+                    records.push(body);
+                    held += bytes;
+                }
+                held >= PAGE_BYTES
+            };
+            let next = self.look(subject, after, enough).await?;
+            Ok(ExportPage { records, next })
         }
         .boxed()
     }
 
     fn erase<'a>(&'a self, subject: &'a Subject, after: Option<&'a str>) -> Erased<'a> {
         async move {
-            // A body that does not say when it was so goes: better a delivery less than personal data that stays.
-            let (found, next) = self.pick(subject, after, |body| subject.covers("", body, None)).await?;
-            for (key, _) in &found {
+            let mut going = Vec::new();
+            // A body that does not say when it was so goes: better a delivery less than personal data that stays. That of a
+            // request is needed as long as it has not been taken in, and goes when it is.
+            let next = self.look(subject, after, |key, body, _| {
+                if !is_request(&body) && subject.covers("", &body, None) {
+                    going.push(key.to_owned());
+                }
+                false
+            });
+            let next = next.await?;
+            for key in &going {
                 self.0.delete(key).await?;
             }
-            Ok(ErasePage { erased: found.len() as u64, next })
+            Ok(ErasePage { erased: going.len() as u64, next })
         }
         .boxed()
     }
@@ -335,17 +355,22 @@ impl PersonalData for DeadLetters {
         "dead_letters"
     }
 
-    fn export<'a>(&'a self, subject: &'a Subject, _after: Option<&'a str>) -> Exported<'a> {
+    fn export<'a>(&'a self, subject: &'a Subject, after: Option<&'a str>) -> Exported<'a> {
         async move {
-            let theirs = |letter: &Value| {
-                body_of(&subject.shop, letter).is_some_and(|body| subject.is_in_body(topic_of(letter), &body))
+            let mut page = Letters { after: after.map(str::to_owned), ..Letters::default() };
+            let look = |id: &str, letter: &Value| {
+                if let Some(body) = body_of(&subject.shop, letter)
+                    && subject.is_in_body(topic_of(letter), &body)
+                {
+                    let (topic, received) = (letter.get("topic"), letter.get("received_at"));
+                    page.add(id, json!({"topic": topic, "received_at": received, "body": body}));
+                }
+                false
             };
-            let walk = self.queues.dead_letters(true, theirs).await?;
-            let records = walk.found.iter().map(|letter| {
-                json!({"topic": letter.get("topic"), "received_at": letter.get("received_at"),
-                    "body": body_of(&subject.shop, letter)})
-            });
-            Ok(ExportPage { records: records.collect(), next: None })
+            if !self.queues.dead_letters(look).await?.whole && !subject.as_far_as_seen {
+                return Err(DataError::LettersHidden);
+            }
+            Ok(page.done())
         }
         .boxed()
     }
@@ -358,29 +383,30 @@ impl PersonalData for DeadLetters {
                 body_of(&subject.shop, letter).is_some_and(|body| subject.covers(topic_of(letter), &body, told))
             };
             // A request that nobody has taken in is not data to erase but a request to be done: the letter is all there is
-            // of it. Of one that the ledger knows, ledger and job hold all that it needs.
-            let requests = Mutex::new(Vec::new());
-            let no_request = |letter: &Value| {
+            // of it. Of one that was read, ledger and job hold all that it needs.
+            let mut requests = Vec::new();
+            let no_request = |_: &str, letter: &Value| {
                 let kind = Kind::of_topic(topic_of(letter));
                 if let Some(kind) = kind.filter(|_| theirs(letter)) {
-                    let request = (kind, webhook_id_of(letter).to_owned());
-                    requests.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+                    requests.push((kind, webhook_id_of(letter).to_owned()));
                 }
                 kind.is_none() && theirs(letter)
             };
-            let mut erased = self.queues.dead_letters(false, no_request).await?.deleted;
+            let mut erased = self.queues.dead_letters(no_request).await?.deleted;
             let mut known = HashSet::new();
-            for (kind, webhook_id) in requests.into_inner().unwrap_or_else(PoisonError::into_inner) {
-                if ledger::find(&self.table, &subject.shop, kind, &ledger::by_delivery(&webhook_id)).await?.is_some() {
+            for (kind, webhook_id) in requests {
+                let name = ledger::by_delivery(&webhook_id);
+                let Some(id) = ledger::find(&self.table, &subject.shop, kind, &name).await? else { continue };
+                if ledger::get(&self.table, &subject.shop, &id).await?.is_some_and(|entry| !entry.unread) {
                     known.insert((kind, webhook_id));
                 }
             }
             if !known.is_empty() {
-                let taken_in = |letter: &Value| {
+                let taken_in = |_: &str, letter: &Value| {
                     Kind::of_topic(topic_of(letter))
                         .is_some_and(|kind| known.contains(&(kind, webhook_id_of(letter).to_owned())) && theirs(letter))
                 };
-                erased += self.queues.dead_letters(false, taken_in).await?.deleted;
+                erased += self.queues.dead_letters(taken_in).await?.deleted;
             }
             Ok(ErasePage { erased, next: None })
         }
@@ -389,15 +415,48 @@ impl PersonalData for DeadLetters {
 
     fn erase_shop<'a>(&'a self, shop: &'a ShopDomain, before: Timestamp, _after: Option<&'a str>) -> Erased<'a> {
         async move {
-            let old = |letter: &Value| {
+            let old = |_: &str, letter: &Value| {
                 let received = letter.get("received_at").and_then(Value::as_str).and_then(Timestamp::parse_rfc3339);
                 letter.get("shop").and_then(Value::as_str) == Some(shop.as_str())
                     && received.is_none_or(|at| at <= before)
             };
-            let walk = self.queues.dead_letters(false, old).await?;
+            let walk = self.queues.dead_letters(old).await?;
             Ok(ErasePage { erased: walk.deleted, next: None })
         }
         .boxed()
+    }
+}
+
+/// A page of letters: the first ones behind `after`, in the order of their ids, that fill [`PAGE_BYTES`]. A queue has no order
+/// and no place to go on from, so that each page is another walk.
+#[derive(Default)]
+struct Letters {
+    after: Option<String>,
+    kept: BTreeMap<String, Value>,
+    bytes: usize,
+    /// From here on they are another page's.
+    until: Option<String>,
+}
+
+impl Letters {
+    fn add(&mut self, id: &str, record: Value) {
+        let before = self.after.as_deref().is_some_and(|after| id <= after);
+        let behind = self.until.as_deref().is_some_and(|until| id >= until);
+        if before || behind || self.kept.contains_key(id) {
+            return;
+        }
+        self.bytes += record.to_string().len();
+        self.kept.insert(id.to_owned(), record);
+        while self.bytes > PAGE_BYTES && self.kept.len() > 1 {
+            let Some((id, record)) = self.kept.pop_last() else { return };
+            self.bytes -= record.to_string().len();
+            self.until = Some(id);
+        }
+    }
+
+    fn done(self) -> ExportPage {
+        let last = self.kept.last_key_value().map(|(id, _)| id.clone());
+        ExportPage { next: self.until.and(last), records: self.kept.into_values().collect() }
     }
 }
 
@@ -433,7 +492,13 @@ impl PersonalData for Exports {
             let after = after.and_then(Cursor::parse);
             let page = self.table.query(&Range::exports(&subject.shop), after.as_ref(), PAGE).await?;
             let mut erased = 0;
-            for item in page.items.iter().filter(|i| subject.is_in(i.get_text("subjects").unwrap_or_default())) {
+            // One without an id was made by the address, and one by id of whom this request names by the address alone: an
+            // export too many can be asked for again.
+            let theirs = |item: &&Item| {
+                subject.is_in(item.get_text("subjects").unwrap_or_default())
+                    || subject.is_known_by(item.get_text("contacts").unwrap_or_default())
+            };
+            for item in page.items.iter().filter(theirs) {
                 let request = item.need_text("request")?;
                 export::erase(&self.objects, &Objects::export_key(&subject.shop, request)).await?;
                 if let Some(id) = RequestId::parse(request) {
@@ -549,5 +614,40 @@ impl PersonalData for Requests {
 
     fn erase<'a>(&'a self, _subject: &'a Subject, _after: Option<&'a str>) -> Erased<'a> {
         async { Ok(ErasePage::default()) }.boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_in_any_order_and_seen_twice_stand_on_one_page_each() {
+        // Each fills a bit less than a third of a page; two fit.
+        let letter = |n: u32| json!({"n": n, "text": "x".repeat(PAGE_BYTES / 3 + 1000)});
+        let (mut after, mut pages, mut found) = (None, 0, Vec::new());
+        loop {
+            let mut page = Letters { after: after.take(), ..Letters::default() };
+            let mut ids: Vec<u32> = (0..9).chain(0..9).collect();
+            fastrand::shuffle(&mut ids);
+            for n in ids {
+                page.add(&format!("id-{n}"), letter(n));
+                assert!(page.bytes <= PAGE_BYTES, "no more is held than a page");
+            }
+            let page = page.done();
+            found.extend(page.records.iter().map(|record| record["n"].as_u64().unwrap()));
+            pages += 1;
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!((pages, found), (5, (0..9).collect()));
+        // One that is larger than a page stands alone on one.
+        let mut page = Letters::default();
+        page.add("b", json!("x".repeat(PAGE_BYTES + 1)));
+        page.add("a", json!("x".repeat(PAGE_BYTES + 1)));
+        let page = page.done();
+        assert_eq!((page.records.len(), page.next.as_deref()), (1, Some("a")));
     }
 }

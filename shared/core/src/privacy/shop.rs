@@ -129,7 +129,7 @@ impl Privacy {
             };
             self.bury_shop(shop, buried, now).await?;
             if !budget.spend() {
-                self.queues.send_privacy(&envelope.to_json()).await?;
+                self.queues.send_privacy(&envelope.to_json(), 0).await?;
                 return Ok(Outcome::Paused);
             }
             let Some(name) = progress.section.clone() else {
@@ -249,7 +249,11 @@ impl Privacy {
         progress: &Progress,
         now: Timestamp,
     ) -> Result<Option<Outcome>, DataError> {
-        self.close_jobless(shop, id, now).await?;
+        let letters = match reach {
+            Reach::All => now,
+            Reach::UpTo { cutoff, .. } => cutoff,
+        };
+        self.close_jobless(shop, id, letters, now).await?;
         let mut counts = progress.counts.clone();
         let mut writes = vec![Write::Delete { key: Key::erase(shop), only_if: Some(Cond::exists()) }];
         let decision = match reach {
@@ -297,16 +301,35 @@ impl Privacy {
         Ok(())
     }
 
-    /// Customers' requests whose job went with the shop have nothing left to work on.
-    async fn close_jobless(&self, shop: &ShopDomain, by: &RequestId, now: Timestamp) -> Result<(), DataError> {
+    /// Customers' requests whose job went with the shop have nothing left to work on, nor have requests that nobody could read
+    /// and whose letter is as old as those that went. And an export that went is no longer to be had.
+    async fn close_jobless(
+        &self,
+        shop: &ShopDomain,
+        by: &RequestId,
+        letters: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), DataError> {
         let mut after = None;
         loop {
             let (entries, next) = ledger::list(&self.table, shop, after.as_ref(), 100).await?;
-            for entry in entries {
-                let open = entry.id != *by && entry.id.kind() != Kind::ShopRedact && !entry.state.is_closed();
-                if open && self.table.get(&job_key(shop, &entry.id)).await?.is_none() {
+            for entry in entries.into_iter().filter(|entry| entry.id != *by) {
+                let over = match (entry.state.is_closed(), entry.unread) {
+                    (true, _) => false,
+                    (false, true) => entry.received_at <= letters,
+                    (false, false) => {
+                        entry.id.kind() != Kind::ShopRedact
+                            && self.table.get(&job_key(shop, &entry.id)).await?.is_none()
+                    }
+                };
+                if over {
                     let closing = Closing::because("shop_erased");
                     ledger::close(&self.table, shop, &entry.id, State::NothingHeld, &closing, now).await?;
+                }
+                if entry.export_bytes.is_some()
+                    && self.table.get(&Key::export(shop, &entry.id.to_string())).await?.is_none()
+                {
+                    ledger::export_gone(&self.table, shop, &entry.id, "shop_erased").await?;
                 }
             }
             match next {

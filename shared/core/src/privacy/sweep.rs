@@ -9,12 +9,11 @@
 //! It must never: take what is newer than the erasure, or a privacy request that is not closed.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
 
 use gatehouse_shopify::{ShopDomain, Timestamp};
 use serde_json::Value;
 
-use super::data::{account_of, told_at};
+use super::data::{account_of, began_at, guest_of, id_at, is_about_the_app, is_request, told_at};
 use super::engine::Privacy;
 use super::ledger;
 use super::objects::Objects;
@@ -34,6 +33,8 @@ struct Facts {
     webhook_id: String,
     kind: Option<Kind>,
     at: Timestamp,
+    /// When what it tells of began, which may be long before: what the erasure of a person goes by.
+    began: Timestamp,
     /// Tombstones that would stand for it.
     stones: Vec<Key>,
 }
@@ -52,27 +53,25 @@ impl Privacy {
         if !budget.spend() {
             return Ok(None);
         }
-        let facts = Mutex::new(Vec::new());
-        let look = |letter: &Value| {
-            if let Some(found) = facts_of(shop, key.as_ref(), letter) {
-                facts.lock().unwrap_or_else(PoisonError::into_inner).push(found);
-            }
+        let mut facts = Vec::new();
+        let look = |_: &str, letter: &Value| {
+            facts.extend(facts_of(shop, key.as_ref(), letter));
             false
         };
-        let mut whole = self.queues.dead_letters(true, look).await?.whole;
+        let mut whole = self.queues.dead_letters(look).await?.whole;
         let mut gone = HashSet::new();
-        for letter in facts.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        for letter in facts {
             if self.is_gone(shop, &letter, erased_at).await? {
                 gone.insert(letter.webhook_id);
             }
         }
         let mut swept = 0;
         if !gone.is_empty() {
-            let wanted = |letter: &Value| {
+            let goes = |_: &str, letter: &Value| {
                 let id = letter.get("webhook_id").and_then(Value::as_str).unwrap_or_default();
                 letter.get("shop").and_then(Value::as_str) == Some(shop.as_str()) && gone.contains(id)
             };
-            let walk = self.queues.dead_letters(false, wanted).await?;
+            let walk = self.queues.dead_letters(goes).await?;
             swept += walk.deleted;
             whole &= walk.whole;
         }
@@ -88,8 +87,13 @@ impl Privacy {
                 let body = self.objects.get(&object).await?.unwrap_or_default();
                 let body: Value = serde_json::from_slice(&body).unwrap_or_default();
                 let Some(at) = told_at(&body).or(written.map(Timestamp::from_secs)) else { continue };
-                let stones = key.as_ref().map(|key| stones_of(shop, key, "", &body)).unwrap_or_default();
-                let waiting = Facts { webhook_id: String::new(), kind: None, at, stones };
+                // The body of a request is needed as long as it has not been taken in, and goes when it is.
+                let stones = match key.as_ref().filter(|_| !is_request(&body)) {
+                    Some(key) => stones_of(shop, key, "", &body),
+                    None => Vec::new(),
+                };
+                let began = began_at("", &body, Some(at)).unwrap_or(at);
+                let waiting = Facts { webhook_id: String::new(), kind: None, at, began, stones };
                 if self.is_gone(shop, &waiting, erased_at).await? {
                     self.objects.delete(&object).await?;
                     swept += 1;
@@ -115,7 +119,7 @@ impl Privacy {
         }
         for stone in &letter.stones {
             let item = self.table.get(stone).await?;
-            if item.and_then(|item| item.get_time("redacted_at")).is_some_and(|gone| letter.at <= gone) {
+            if item.and_then(|item| item.get_time("redacted_at")).is_some_and(|gone| letter.began <= gone) {
                 return Ok(true);
             }
         }
@@ -133,38 +137,35 @@ fn facts_of(shop: &ShopDomain, key: Option<&ShopKey>, letter: &Value) -> Option<
     };
     let stones = key.map(|key| stones_of(shop, key, &envelope.topic, &body)).unwrap_or_default();
     let at = told_at(&body).or(envelope.triggered_at).unwrap_or(envelope.received_at);
-    Some(Facts { webhook_id: envelope.webhook_id, kind: Kind::of_topic(&envelope.topic), at, stones })
+    let began = began_at(&envelope.topic, &body, Some(at)).unwrap_or(at);
+    Some(Facts { webhook_id: envelope.webhook_id, kind: Kind::of_topic(&envelope.topic), at, began, stones })
 }
 
 /// The tombstones that an erasure of whoever this is about has set, as the mirror looks for them.
 fn stones_of(shop: &ShopDomain, key: &ShopKey, topic: &str, body: &Value) -> Vec<Key> {
-    let id = |value: Option<&Value>| value.and_then(Value::as_u64);
-    let text = |place: Option<&Value>, name: &str| Some(place?.get(name)?.as_str()?.to_owned());
-    let customer = body.get("customer").filter(|customer| !customer.is_null());
     let mut stones = Vec::new();
+    if is_about_the_app(topic) {
+        return stones;
+    }
     if let Some(own) = account_of(topic, body) {
         // Theirs by id, or by the address that alone an erasure named: what they share with others is not theirs alone.
+        let text = |name: &str| body.get(name).and_then(Value::as_str);
         stones.push(Key::gone(shop, "CUSTOMER", &key.customer(own)));
-        let contacts = key.contacts(text(Some(body), "email").as_deref(), text(Some(body), "phone").as_deref());
+        let contacts = key.contacts(text("email"), text("phone"));
         stones.extend(contacts.iter().map(|contact| Key::gone(shop, "ADDRESS", contact)));
         return stones;
     }
-    if let Some(own) = id(body.get("id")) {
+    if let Some(own) = id_at(body, "id") {
         // Shopify's ids of customers and of orders are not each other's.
         if !topic.starts_with("orders/") {
             stones.push(Key::gone(shop, "CUSTOMER", &key.customer(own)));
         }
         stones.push(Key::gone(shop, "ORDER", &key.order(own)));
     }
-    if let Some(owner) = id(customer.and_then(|customer| customer.get("id"))) {
+    if let Some(owner) = body.get("customer").and_then(|customer| id_at(customer, "id")) {
         stones.push(Key::gone(shop, "CUSTOMER", &key.customer(owner)));
-        return stones;
-    }
-    for place in [Some(body), customer] {
-        for (email, phone) in [("email", "phone"), ("contact_email", "")] {
-            let contacts = key.contacts(text(place, email).as_deref(), text(place, phone).as_deref());
-            stones.extend(contacts.iter().map(|contact| Key::gone(shop, "CONTACT", contact)));
-        }
+    } else if let Some(contact) = guest_of(body).and_then(|by| key.contact(&by)) {
+        stones.push(Key::gone(shop, "CONTACT", &contact));
     }
     stones
 }

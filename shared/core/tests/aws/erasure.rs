@@ -62,7 +62,7 @@ const WRITERS: &[(&str, Writer)] = &[
     ("a delivery is worked off", |house, shop| {
         Box::pin(async move {
             let (table, keep) = (house.aws.table(), Retention::default());
-            deliveries::begin(&table, &shop, "w-d", "customers/update", 60, NOW, &keep).await?;
+            deliveries::begin(&table, &shop, "w-d", "customers/update", NOW, &keep).await?;
             let john = customer(JOHN, "john@example.com", at(-2));
             let (applied, mark) = house.privacy.mirror().put_customer(&shop, &john, at(-2), NOW).await?;
             match applied.as_str() {

@@ -209,11 +209,25 @@ impl House {
         asked.send().await.unwrap().attributes.unwrap_or_default().remove(&wanted).unwrap_or_default()
     }
 
-    /// The bodies of all dead letters, which stay, but hidden for a while.
+    /// The bodies of all dead letters, which stay to be seen.
     pub(crate) async fn dead_letters(&self) -> Vec<String> {
-        let answer = self.sqs.receive_message().queue_url(&self.dead).max_number_of_messages(10).visibility_timeout(0);
-        let messages = answer.send().await.unwrap().messages.unwrap_or_default();
-        messages.into_iter().map(|message| message.body.unwrap()).collect()
+        let (mut bodies, mut handles) = (Vec::new(), Vec::new());
+        loop {
+            let answer = self.sqs.receive_message().queue_url(&self.dead).max_number_of_messages(10);
+            let messages = answer.visibility_timeout(60).send().await.unwrap().messages.unwrap_or_default();
+            if messages.is_empty() {
+                break;
+            }
+            for message in messages {
+                bodies.push(message.body.unwrap());
+                handles.push(message.receipt_handle.unwrap());
+            }
+        }
+        for handle in handles {
+            let show = self.sqs.change_message_visibility().queue_url(&self.dead).receipt_handle(handle);
+            show.visibility_timeout(0).send().await.unwrap();
+        }
+        bodies
     }
 }
 

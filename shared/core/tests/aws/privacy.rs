@@ -208,7 +208,7 @@ async fn after_a_redaction_nothing_of_the_customer_is_left_and_the_neighbour_is_
     let marked = async |id| house.privacy.mirror().customer_mark(&fence, id, NOW).await.unwrap();
     let (his, hers) = (marked(JOHN).await, marked(MARY).await);
     for id in ["r-his", "r-hers", "r-open"] {
-        deliveries::begin(&table, &one, id, "orders/create", 60, NOW, &keep).await.unwrap();
+        deliveries::begin(&table, &one, id, "orders/create", NOW, &keep).await.unwrap();
     }
     deliveries::finish(&table, &one, "r-his", "stored", Some(&his)).await.unwrap();
     deliveries::finish(&table, &one, "r-hers", "stored", Some(&hers)).await.unwrap();
@@ -329,6 +329,8 @@ async fn a_shop_that_came_back_keeps_what_is_new() {
     let house = House::start().await;
     let one = shop("one");
     stage(&house, &one, 3).await; // written at NOW
+    let request = envelope(&one, "customers/data_request", "w-1", at(-5), &asked("customers/data_request"));
+    assert_eq!(finish(&house, &request, 100).await.0, State::Done);
     let table = house.aws.table();
     let installed = Item::new()
         .text("status", "installed")
@@ -344,6 +346,7 @@ async fn a_shop_that_came_back_keeps_what_is_new() {
     assert_eq!(state, State::Done);
     let (entries, _) = house.privacy.list(&one, None, 10).await.unwrap();
     assert_eq!(entries[0].decision.as_deref(), Some("installation_kept"));
+    assert_eq!((entries[1].export_bytes, entries[1].decision.as_deref()), (None, Some("shop_erased")));
     let kept = table.get(&Key::install(&one)).await.unwrap().unwrap();
     assert_eq!(kept.get_number("version"), Some(4));
     let page = mirror.customers_page(&one, None, 10, &Actor::User(1), at(200)).await.unwrap();
@@ -403,7 +406,17 @@ async fn what_failed_after_an_erasure_is_found_a_day_later() {
     let hers = json!({"id": 2, "customer": {"id": MARY}, "updated_at": at(-3).to_rfc3339()});
     let guest = json!({"id": 3, "email": "JOHN@example.com", "updated_at": at(-3).to_rfc3339()});
     let anew = json!({"id": 4, "customer": {"id": JOHN}, "updated_at": at(3).to_rfc3339()});
-    for (id, when, body) in [("his", -3, &his), ("hers", -3, &hers), ("guest", -3, &guest), ("anew", 3, &anew)] {
+    let his_as_text = json!({"id": "5", "customer": {"id": JOHN.to_string()}, "updated_at": at(-3).to_rfc3339()});
+    let mut his_by_gid = his_as_text.clone();
+    his_by_gid["customer"]["id"] = json!(format!("gid://shopify/Customer/{JOHN}"));
+    for (id, when, body) in [
+        ("his", -3, &his),
+        ("hers", -3, &hers),
+        ("guest", -3, &guest),
+        ("anew", 3, &anew),
+        ("his as text", -3, &his_as_text),
+        ("his by gid", -3, &his_by_gid),
+    ] {
         house.put_dead_letter(&envelope(&one, "orders/create", id, at(when), body)).await;
         house.put_object(&format!("deliveries/{one}/{id}"), &body.to_string()).await;
     }
@@ -416,7 +429,7 @@ async fn what_failed_after_an_erasure_is_found_a_day_later() {
     for closed in [&redact, &gone] {
         handle_at(&house, closed, at(60)).await;
     }
-    assert_eq!(house.depth(&house.dead).await, "7", "not before it is due");
+    assert_eq!(house.depth(&house.dead).await, "9", "not before it is due");
     for closed in [&redact, &gone] {
         handle_at(&house, closed, at(25 * 3600)).await;
     }
@@ -503,6 +516,16 @@ async fn an_export_goes_on_its_day() {
     assert_eq!(house.objects().await.len(), 1);
     let table = house.aws.table();
     let end = NOW.plus_secs(14 * 86_400);
+    let stored = table.query_all(&Range::exports(&one), 10).await.unwrap().pop().unwrap();
+    let swept = stored.get_number("expires_at").unwrap();
+    assert!(
+        swept >= end.plus_secs(30 * 86_400).secs(),
+        "DynamoDB does not take the row before the keeper has its file"
+    );
+    let id = house.privacy.list(&one, None, 10).await.unwrap().0.pop().unwrap().id;
+    let opened = async |now| house.privacy.open_export(&one, &id, None, &Actor::User(7), now).await;
+    assert!(opened(end.plus_millis(-1)).await.is_ok());
+    assert!(matches!(opened(end).await, Err(DataError::NotFound)));
     let rows = async |until: Timestamp| {
         let (rows, _) = table.due(&Due::Retention.shard_of(&one), until, None, 10).await.unwrap();
         rows.into_iter().filter(|row| row.key.kind() == "EXPORT").collect::<Vec<_>>()
