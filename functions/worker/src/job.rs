@@ -2,7 +2,7 @@
 
 use gatehouse_core::mirror::{Applied, PayloadError};
 use gatehouse_core::privacy::{Budget, DataError};
-use gatehouse_core::queue::{Envelope, QueueError};
+use gatehouse_core::queue::{Envelope, QueueError, Source};
 use gatehouse_core::store::StoreError;
 use gatehouse_core::vault::VaultError;
 use gatehouse_shopify::Timestamp;
@@ -37,6 +37,18 @@ impl Job<'_> {
     pub fn vouched_at(&self) -> Option<Timestamp> {
         let Envelope { triggered_at, received_at, .. } = self.envelope;
         triggered_at.filter(|at| at.millis_since(*received_at) <= AHEAD_MILLIS)
+    }
+
+    /// A payload as the mirror has read it. A stub is nothing to apply, but for one by which EventBridge replaced a payload that
+    /// was too large for it: what happened is not known here then, and somebody must hear of it.
+    ///
+    /// # Errors
+    /// [`JobError`], as above.
+    pub fn read<T>(&self, payload: Result<T, PayloadError>) -> Result<T, JobError> {
+        payload.map_err(|error| match (error, self.envelope.source) {
+            (PayloadError::Stub, Source::EventBridge) => JobError::Poison { code: error.code() },
+            (error, _) => error.into(),
+        })
     }
 }
 

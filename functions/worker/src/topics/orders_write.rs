@@ -5,7 +5,7 @@ use gatehouse_core::mirror::Order;
 use crate::{Done, Job, JobError};
 
 pub(crate) async fn work(job: Job<'_>) -> Result<Done, JobError> {
-    let order = Order::from_payload(job.body.as_bytes())?;
+    let order = job.read(Order::from_payload(job.body.as_bytes()))?;
     let (mirror, shop) = (job.worker.privacy.mirror(), &job.envelope.shop);
     let (applied, mark) = mirror.put_order(shop, &order, job.triggered_at(), job.now).await?;
     Ok(Done::applied(applied, mark))
