@@ -67,7 +67,7 @@ pub enum Event {
     ShopRedact,
     /// Signed, and of a topic that nothing handles.
     Unknown,
-    /// Signed, and nothing but an id: nothing to apply.
+    /// Signed, and nothing but an id: nothing to apply, since it comes by HTTPS.
     Stub,
     /// Signed, and not what its topic promises: it ends as a dead letter.
     Poison,
@@ -382,8 +382,9 @@ impl Life {
         let way = match rng.u8(..20) {
             0..13 => Way::Webhook { old_secret },
             13..19 => Way::Event { old_secret },
-            // The three privacy topics stay on HTTPS, where App Store review looks for them.
-            _ if privacy => Way::Webhook { old_secret },
+            // The three privacy topics stay on HTTPS, where App Store review looks for them; and a stub is nothing to apply there
+            // alone.
+            _ if privacy || matches!(event, Event::Stub) => Way::Webhook { old_secret },
             _ => Way::Bridge,
         };
         let webhook_id = format!("{:08x}-{:04x}-{:06x}", self.number, self.made.len(), rng.u32(..0x0100_0000));
