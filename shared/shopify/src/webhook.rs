@@ -114,7 +114,7 @@ impl<'b> VerifiedDelivery<'b> {
         self.family
     }
 
-    /// The shop that the header names; no shop that the signed body names says otherwise.
+    /// The shop that the header names; no other shop's domain stands in the signed body. The body need not name any.
     pub fn shop(&self) -> &ShopDomain {
         &self.shop
     }
@@ -333,6 +333,8 @@ mod tests {
         };
         assert_eq!(verify("GET", &headers(&signed(BODY)), BODY, &secrets()).err(), Some(BodyError::MethodNotAllowed));
         assert_eq!(code(&with("X-Shopify-Shop-Domain", "b.myshopify.com"), BODY), Some(("shop_mismatch", 401)));
+        let placeholder = b"{\"shop_id\":954889,\"shop_domain\":\"{shop}.myshopify.com\"}";
+        assert_eq!(code(&signed(placeholder), placeholder), None, "Shopify's own samples name no shop");
         assert_eq!(code(&with("X-Shopify-Shop-Domain", "evil.com"), BODY), Some(("invalid_shop", 400)));
         assert_eq!(code(&with("X-Shopify-Webhook-Id", "a/../b"), BODY), Some(("invalid_header", 400)));
         assert_eq!(code(&with("X-Shopify-Topic", ""), BODY), Some(("missing_headers", 400)));

@@ -9,7 +9,7 @@ pub(crate) const DECIDED_OTHERWISE: &[(&str, &str)] = &[
     ),
     (
         "admin_requests_http-038",
-        "the login address only leads to Shopify's installation page: without a shop it says so, as JSON or as a page",
+        "the login address only leads to Shopify's installation page: without a shop it has nothing to say",
     ),
     ("admin_requests_http-039", "without a shop App Bridge is asked for it, as React Router does; nothing is shown"),
     ("admin_requests_http-040", "a shop that is none is treated as none: App Bridge is asked"),
