@@ -482,7 +482,6 @@ impl Install {
         // A form longer than a query may be is none.
         let raw = if request.method == Method::POST { body } else { request.raw_query.as_str() };
         let query = Query::parse(raw).ok();
-        let named = query.as_ref().is_some_and(|query| query.contains("shop"));
         let text = query.as_ref().and_then(|query| query.get_one("shop").ok().flatten()).unwrap_or_default();
         let code = match (text.trim(), ShopDomain::from_login_form(text)) {
             ("", _) => "MISSING_SHOP",
@@ -493,7 +492,7 @@ impl Install {
             return request.page(Page::BadRequest).with_code(code);
         }
         // Nothing was asked yet, so nothing is wrong.
-        if request.method != Method::POST && !named {
+        if request.method != Method::POST && code == "MISSING_SHOP" {
             return Response::json(StatusCode::OK, &serde_json::json!({ "errors": {} })).with_code(code);
         }
         Response::json(StatusCode::BAD_REQUEST, &serde_json::json!({ "errors": { "shop": code } })).with_code(code)

@@ -256,7 +256,7 @@ mod tests {
             event(|e| (e["body"], e["headers"]["X-Shopify-Hmac-Sha256"]) = (json!(body), json!(hmac)))
         };
         for (event, status, code) in [
-            (event(|e| e["requestContext"]["http"]["method"] = json!("GET")), 405, "method_not_allowed"),
+            (event(|e| e["requestContext"]["http"]["method"] = json!("GET")), 405, "post_method_expected"),
             (header("X-Shopify-Hmac-Sha256", json!("")), 401, "missing_hmac"),
             (header("X-Shopify-Hmac-Sha256", Value::Null), 401, "missing_hmac"),
             (header("X-Shopify-Hmac-Sha256", json!("wrong")), 401, "invalid_hmac"),

@@ -62,7 +62,7 @@ impl BodyError {
     /// A stable name for logs and answers.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::MethodNotAllowed => "method_not_allowed",
+            Self::MethodNotAllowed => "post_method_expected",
             Self::TooLarge => "body_too_large",
             Self::MissingBody { .. } => "missing_body",
             Self::MissingHmac => "missing_hmac",

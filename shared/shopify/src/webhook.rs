@@ -50,11 +50,6 @@ impl Topic {
         &self.0
     }
 
-    /// The name in the GraphQL Admin API: `ORDERS_CREATE`.
-    pub fn graphql_name(&self) -> String {
-        self.0.to_ascii_uppercase().replace(['/', '.'], "_")
-    }
-
     /// Whether a law sets the time in which it must be worked off.
     pub fn is_privacy(&self) -> bool {
         PRIVACY_TOPICS.contains(&self.as_str())
@@ -320,7 +315,7 @@ mod tests {
         let delivery =
             verify("POST", &headers(&signed(BODY)), BODY, &secrets()).map(|d| (d.shop().clone(), d)).unwrap();
         assert_eq!(delivery.0.as_str(), "a.myshopify.com");
-        assert_eq!(delivery.1.topic().graphql_name(), "ORDERS_CREATE");
+        assert_eq!(delivery.1.topic().as_str(), "orders/create");
         assert_eq!(delivery.1.triggered_at(), Some(Timestamp::from_secs(0)));
         assert_eq!(delivery.1.body().as_bytes(), BODY);
         assert!(!format!("{:?}", delivery.1).contains("shop_domain"));

@@ -17,6 +17,7 @@ pub(crate) const DECIDED_OTHERWISE: &[(&str, &str)] = &[
         "admin_requests_http-056",
         "without a host App Bridge is asked at once; a redirect to the same page gains nothing",
     ),
+    ("admin_requests_http-058", "the fault has one name in all answers and logs: audience_mismatch"),
     ("hmac_webhook-018", "a body that is no JSON object is no webhook: it may be another signed text replayed"),
     ("host_param-008", "spin.dev is Shopify's own; production sends nobody there"),
     ("oauth_begin-006", "the __Host- prefix demands Path=/, and keeps other hosts from setting the cookie"),
