@@ -9,6 +9,7 @@ use gatehouse_shopify::id_token::{self, AdminIdToken, IdTokenError, IdTokenFault
 use gatehouse_shopify::login::Login;
 use gatehouse_shopify::oauth::{self, OauthError, VerifiedLaunch};
 use gatehouse_shopify::query::Query;
+use gatehouse_shopify::redirect::Origin;
 use gatehouse_shopify::{ClientSecrets, ShopDomain, Timestamp};
 
 /// Where the bounce page lies, as in Shopify's own libraries.
@@ -22,6 +23,8 @@ pub const NOT_CARRIED: [&str; 2] = ["id_token", "shopify-reload"];
 
 /// The parts of a request that decide.
 pub struct Asked<'a> {
+    /// The App URL, where the bounce page comes back to.
+    pub app: &'a Origin,
     /// The path; only its own pages are carried through the bounce.
     pub path: &'a str,
     /// The query, not decoded.
@@ -129,7 +132,7 @@ fn embedded_document(
         return Launch::Embed(host);
     }
     let Some(token) = one("id_token").filter(|token| !token.is_empty()) else {
-        return bounce(asked.path, query, "missing_authorization_and_id_token");
+        return bounce(asked, query, "missing_authorization_and_id_token");
     };
     match id_token::verify_admin(token, client_id, secrets, now) {
         Ok(token) => Launch::Proven { token, fetch: false },
@@ -137,22 +140,22 @@ fn embedded_document(
         Err(error) if matches!(error.fault, IdTokenFault::AudienceMismatch | IdTokenFault::WrongKind) => {
             Launch::WrongApp(error)
         }
-        Err(error) => bounce(asked.path, query, error.code()),
+        Err(error) => bounce(asked, query, error.code()),
     }
 }
 
 /// To the bounce page with all that was asked but the token: `shopify-reload` is where App Bridge comes back to.
-pub fn bounce(path: &str, query: &Query, code: &'static str) -> Launch {
-    Launch::Bounce { location: bounce_location(path, query), code }
+fn bounce(asked: &Asked<'_>, query: &Query, code: &'static str) -> Launch {
+    Launch::Bounce { location: bounce_location(asked.app, asked.path, query), code }
 }
 
 /// The bounce page's address for this request.
-pub fn bounce_location(path: &str, query: &Query) -> String {
+pub fn bounce_location(app: &Origin, path: &str, query: &Query) -> String {
     // Attack: an ID token in a Location ends up in histories, proxies and logs.
     let mut carried = query.without(&NOT_CARRIED);
     let target = match carried.encode() {
-        rest if rest.is_empty() => path.to_owned(),
-        rest => format!("{path}?{rest}"),
+        rest if rest.is_empty() => format!("{}{path}", app.as_str()),
+        rest => format!("{}{path}?{rest}", app.as_str()),
     };
     carried.push("shopify-reload", target);
     format!("{BOUNCE_PATH}?{}", carried.encode())
@@ -195,6 +198,7 @@ mod tests {
     use gatehouse_shopify::id_token::Claims;
     use gatehouse_shopify::oauth::{Form, sign_query};
     use proptest::prelude::*;
+    use std::sync::LazyLock;
 
     const NOW: Timestamp = Timestamp::from_secs(1_795_219_200);
 
@@ -210,8 +214,10 @@ mod tests {
         Host::of(&shop()).to_parameter()
     }
 
+    static APP: LazyLock<Origin> = LazyLock::new(|| Origin::parse("https://app.example.com").unwrap());
+
     fn asked(raw_query: &str) -> Asked<'_> {
-        Asked { path: "/", raw_query, authorization: None, bounced: false, user_agent: None, cookies: &[] }
+        Asked { app: &APP, path: "/", raw_query, authorization: None, bounced: false, user_agent: None, cookies: &[] }
     }
 
     fn embedded(raw_query: &str) -> Launch {
@@ -239,7 +245,8 @@ mod tests {
             assert!(!location.contains("id_token"), "{location}");
             let back = Query::parse(location.split_once('?').unwrap().1).unwrap();
             let target = back.get_one("shopify-reload").unwrap().unwrap();
-            assert!(target.starts_with("/?embedded=1&shop=test-shop.myshopify.com&host="), "{target}");
+            let app = "https://app.example.com/?embedded=1&shop=test-shop.myshopify.com&host=";
+            assert!(target.starts_with(app), "{target}");
             assert!(target.ends_with("&x=1"), "{target}");
         }
     }

@@ -2,15 +2,27 @@
 
 use gatehouse_core::config::FrontSettings;
 use gatehouse_core::http::{BadLocation, Location};
-use gatehouse_shopify::ShopDomain;
 use gatehouse_shopify::query::Query;
 use gatehouse_shopify::redirect::{Origin, OwnPath, SafeRedirect, ShopifyUrl};
+use gatehouse_shopify::{Host, ShopDomain};
 
 /// Where the page lies; `/exitiframe` is the name that older front ends use.
 pub const PATH: &str = "/auth/exit-iframe";
 
 /// The parameters that may name the target.
 const TARGETS: [&str; 2] = ["exitIframe", "redirectUri"];
+
+/// Where the page leads when its query names a shop and no target at all: into the admin, to the app. Shop and host are
+/// hints; whether the page is shown inside the frame is the last of the three.
+pub fn homeward(raw_query: &str) -> Option<(ShopDomain, Option<Host>, bool)> {
+    let query = Query::parse(raw_query).ok()?;
+    if TARGETS.iter().any(|name| query.contains(name)) {
+        return None;
+    }
+    let one = |name| query.get_one(name).ok().flatten();
+    let host = one("host").and_then(|host| Host::parse(host).ok());
+    Some((ShopDomain::parse(one("shop")?).ok()?, host, one("embedded") == Some("1")))
+}
 
 /// A checked way out, for the whole tab.
 #[derive(Debug, PartialEq, Eq)]
@@ -99,6 +111,17 @@ mod tests {
             "",
         ] {
             assert_eq!(to(evil), None, "{evil:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_target_the_way_leads_home() {
+        let host = Host::of(&ShopDomain::parse("test-shop.myshopify.com").unwrap());
+        let both = format!("shop=test-shop.myshopify.com&host={}", host.to_parameter());
+        assert_eq!(homeward(&both).map(|(_, host, framed)| (host, framed)), Some((Some(host.clone()), false)));
+        assert_eq!(homeward(&format!("{both}&embedded=1")).map(|found| found.2), Some(true));
+        for other in ["", "shop=evil.com", "shop=test-shop.myshopify.com&exitIframe=https://evil.com"] {
+            assert!(homeward(other).is_none(), "{other}");
         }
     }
 

@@ -123,7 +123,7 @@ impl Install {
                 self.bounce(&request).on_route("GET /auth/session-token")
             }
             (&Method::GET | &Method::HEAD, leave::PATH | "/exitiframe") => {
-                self.leave(&request).on_route("GET /auth/exit-iframe")
+                self.way_out(&request).on_route("GET /auth/exit-iframe")
             }
             (&Method::GET | &Method::HEAD | &Method::POST, "/auth/login") => {
                 self.sign_in(&request).on_route("GET /auth/login")
@@ -159,6 +159,7 @@ impl Install {
     async fn open(&self, request: &Request) -> Response {
         let now = clock::now();
         let asked = Asked {
+            app: &self.settings.launch.app_url,
             path: &request.path,
             raw_query: &request.raw_query,
             authorization: request.header("authorization"),
@@ -244,7 +245,7 @@ impl Install {
             Err(VaultError::FreshIdToken) if request.header("authorization").is_some() => refetch(request),
             Err(VaultError::FreshIdToken) => {
                 let query = Query::parse(&request.raw_query).unwrap_or_else(|_| Query::from_pairs::<&str, &str>([]));
-                let to = launch::bounce_location(&request.path, &query);
+                let to = launch::bounce_location(&self.settings.launch.app_url, &request.path, &query);
                 self.redirect(request, Location::here(&to)).with_code("invalid_subject_token")
             }
             Err(error) => self.failed(request, token.shop(), &error, fetch),
@@ -434,6 +435,15 @@ impl Install {
         rendered.with_code(error.code())
     }
 
+    /// The way out of the admin's frame: to the target that the query names, or, where it names none, to the app in the admin.
+    fn way_out(&self, request: &Request) -> Response {
+        let Some((shop, host, framed)) = leave::homeward(&request.raw_query) else { return self.leave(request) };
+        match self.at_shopify(&shop, &begin::embedded_url(&shop, host.as_ref(), &self.settings.app.client_id)) {
+            Ok(to) if framed => self.house().exit(&shop, &to),
+            to => self.redirect(request, to),
+        }
+    }
+
     /// The bounce page: App Bridge fetches an ID token and opens `shopify-reload`.
     fn bounce(&self, request: &Request) -> Response {
         let query = Query::parse(&request.raw_query).ok();
@@ -480,6 +490,10 @@ impl Install {
         };
         if request.header("accept").is_some_and(|accept| accept.contains("text/html")) {
             return request.page(Page::BadRequest).with_code(code);
+        }
+        // Nothing was asked yet, so nothing is wrong.
+        if request.method != Method::POST && code == "MISSING_SHOP" {
+            return Response::json(StatusCode::OK, &serde_json::json!({ "errors": {} })).with_code(code);
         }
         Response::json(StatusCode::BAD_REQUEST, &serde_json::json!({ "errors": { "shop": code } })).with_code(code)
     }

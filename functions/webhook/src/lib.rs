@@ -95,6 +95,7 @@ impl TakeIn {
             .await;
         let envelope = match verified {
             Ok(Ok(envelope)) => envelope,
+            Ok(Err(BodyError::OtherJson)) => return nothing_to_do(),
             Ok(Err(error)) => return refused(&request, &error),
             Err(error) => {
                 tracing::error!(code = error.code(), %error, "no secrets to check a delivery with");
@@ -150,21 +151,34 @@ fn unavailable(request: &Request, role: &'static str) -> Response {
     request.problem(&Problem::Unavailable(role)).on_route(ROUTE)
 }
 
+/// The answer to signed JSON that is no object: Shopify's, so nothing is wrong with it, and nothing could be worked off.
+fn nothing_to_do() -> Response {
+    // Attack: another signed text (an app proxy's query) that begins like JSON. Nothing but this answer comes of it.
+    let code = BodyError::OtherJson.code();
+    count(Metric::WebhookRefused, &[("code", code)]);
+    Response::empty(StatusCode::OK).on_route(ROUTE).with_code(code)
+}
+
 /// The answer to a delivery that is not taken in. App Store review expects 401 for a signature that is missing or wrong.
 fn refused(request: &Request, error: &BodyError) -> Response {
     let problem = match error {
         BodyError::MethodNotAllowed => Problem::MethodNotAllowed("POST"),
         BodyError::TooLarge => Problem::BodyTooLarge,
-        BodyError::MissingHmac | BodyError::InvalidHmac | BodyError::ShopMismatch => Problem::BadSignature,
+        BodyError::MissingBody { signed: false }
+        | BodyError::MissingHmac
+        | BodyError::InvalidHmac
+        | BodyError::ShopMismatch => Problem::BadSignature,
         BodyError::MissingHeaders(names) => Problem::MissingHeader(names.first().copied().unwrap_or("X-Shopify-Topic")),
-        BodyError::MissingBody => Problem::BadRequest("The body is missing."),
-        BodyError::NotJsonObject => Problem::BadRequest("The body is not a JSON object."),
+        BodyError::MissingBody { signed: true } => Problem::BadRequest("The body is missing."),
+        BodyError::NotJsonObject | BodyError::OtherJson => Problem::BadRequest("The body is not a JSON object."),
         BodyError::InvalidHeader(_) => Problem::BadRequest("A header is malformed."),
         BodyError::InvalidShop => Problem::BadRequest("The shop's domain is malformed."),
         BodyError::InvalidField(_) => Problem::BadRequest("A field of the body is missing or malformed."),
     };
     match error {
-        BodyError::MissingHmac | BodyError::InvalidHmac => count(Metric::HmacRefused, &[("surface", "webhook")]),
+        BodyError::MissingBody { signed: false } | BodyError::MissingHmac | BodyError::InvalidHmac => {
+            count(Metric::HmacRefused, &[("surface", "webhook")])
+        }
         other => count(Metric::WebhookRefused, &[("code", other.code())]),
     }
     request.problem(&problem).on_route(ROUTE).with_code(error.code())
@@ -237,13 +251,19 @@ mod tests {
     #[test]
     fn each_refusal_has_its_status_and_code() {
         let header = |name: &'static str, value: Value| event(move |e| e["headers"][name] = value);
+        let signed = |body: &str| {
+            let hmac = gatehouse_shopify::signed_body::sign(body.as_bytes(), &"hush".into());
+            event(|e| (e["body"], e["headers"]["X-Shopify-Hmac-Sha256"]) = (json!(body), json!(hmac)))
+        };
         for (event, status, code) in [
-            (event(|e| e["requestContext"]["http"]["method"] = json!("GET")), 405, "method_not_allowed"),
+            (event(|e| e["requestContext"]["http"]["method"] = json!("GET")), 405, "post_method_expected"),
             (header("X-Shopify-Hmac-Sha256", json!("")), 401, "missing_hmac"),
             (header("X-Shopify-Hmac-Sha256", Value::Null), 401, "missing_hmac"),
             (header("X-Shopify-Hmac-Sha256", json!("wrong")), 401, "invalid_hmac"),
             (event(|e| e["body"] = json!("{\"id\":2}")), 401, "invalid_hmac"),
-            (event(|e| e["body"] = json!("")), 400, "missing_body"),
+            (event(|e| e["body"] = json!("")), 401, "missing_body"),
+            (signed(""), 400, "missing_body"),
+            (signed("foo=anything"), 400, "body_not_json_object"),
             (header("X-Shopify-Topic", Value::Null), 400, "missing_headers"),
             (header("X-Shopify-Shop-Domain", json!("evil.example.com")), 400, "invalid_shop"),
             (header("X-Shopify-Shop-Domain", json!("b.myshopify.com")), 401, "shop_mismatch"),

@@ -96,8 +96,8 @@ impl Problem {
             Self::EgressRefused | Self::ShopifyForbidden | Self::ProtectedData | Self::ShopifyRejected => {
                 StatusCode::BAD_GATEWAY
             }
-            Self::ShopifyRefused | Self::ShopifyDown | Self::OutcomeUnknown => StatusCode::BAD_GATEWAY,
-            Self::Unavailable(_) | Self::Timeout => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ShopifyRefused | Self::OutcomeUnknown => StatusCode::BAD_GATEWAY,
+            Self::ShopifyDown | Self::Unavailable(_) | Self::Timeout => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

@@ -253,6 +253,7 @@ fn refresh_policy(case: &Value) -> Result<(), String> {
     let mut house = House::new(&input["stored"]);
     let mut mode = Mode::Expiring;
     let mut crash = false;
+    let mut callers = 1;
     for (name, value) in input {
         match (name.as_str(), value) {
             ("stored", _) => {}
@@ -264,7 +265,7 @@ fn refresh_policy(case: &Value) -> Result<(), String> {
             },
             ("inside_lock", value) => house.inside_lock = Some(value.clone()),
             ("answer", value) => house.answer = Some(value.clone()),
-            ("parallel", Value::Number(_)) => assert!(input.contains_key("first"), "parallel without a first"),
+            ("parallel", Value::Number(many)) => callers = many.as_u64().expect("how many"),
             ("first", Value::String(what)) => {
                 assert_eq!(what, "killed after Shopify answered, before the store was written");
                 crash = true;
@@ -288,6 +289,13 @@ fn refresh_policy(case: &Value) -> Result<(), String> {
         calls_before = house.calls.len();
     }
     let ended = house.run(Owner(2), Hand::Nothing, mode);
+    // The one that died is the first. Every interleaving is the simulator's; here the others come when the first is done.
+    for n in 1..callers.saturating_sub(u64::from(crash)) {
+        let other = house.run(Owner(2 + u128::from(n)), Hand::Nothing, mode);
+        if other != ended {
+            return Err(format!("{}: one caller ended {ended:?}, another {other:?}", case["id"]));
+        }
+    }
     judge(case, &mut house, &stored, &ended, calls_before)
 }
 
@@ -316,6 +324,9 @@ fn judge(
             ("id_and_shop_unchanged", Value::Bool(true)) => house.record.is_some_and(|r| r.chain == Some(Owner(9))),
             ("migrate", Value::String(_)) => calls.first().is_some_and(|(grant, _)| *grant == Grant::Migrate),
             ("request_sent", Value::Bool(wanted)) => calls.is_empty() != *wanted,
+            ("requests" | "refreshes" | "upstream_calls", Value::Number(wanted)) => {
+                Some(calls.len() as u64) == wanted.as_u64()
+            }
             ("result", Value::String(result)) => match result.as_str() {
                 "needs_reauth" => {
                     *ended == Ended::NeedsReauth && house.record.is_some_and(|r| r.status == Status::NeedsReauth)

@@ -199,9 +199,13 @@ fn refuse_repeated(query: &Query) -> Result<(), ProxyError> {
 fn refuse_ambiguous(query: &Query) -> Result<(), ProxyError> {
     // Attack: a visitor has `a=1logged_in_customer_id=42…` signed and moves the cut, so that the storefront's own parameters
     // end up inside a value. Whoever forges the customer or the shop must hide the true one in some value.
-    let hides = |text: &str| {
-        text.contains("logged_in_customer_id=") || (text.contains("shop=") && text.contains(".myshopify.com"))
+    let shop = |text: &str| {
+        text.match_indices("shop=").any(|(at, name)| {
+            let handle = text[at + name.len()..].split_once(".myshopify.com").map(|(handle, _)| handle);
+            handle.is_some_and(|handle| handle.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'))
+        })
     };
+    let hides = |text: &str| text.contains("logged_in_customer_id=") || shop(text);
     let ambiguous = query.pairs().any(|(name, value)| name.contains('=') || hides(value));
     if ambiguous { Err(ProxyError::AmbiguousParameter) } else { Ok(()) }
 }
@@ -268,6 +272,20 @@ mod tests {
         assert_eq!(message(&forged).replace("z=", "b="), message(&signed));
         let raw = sign_query(&forged, &"hush".into());
         assert_eq!(verify(&raw, &secrets(), NOW).err(), Some(ProxyError::AmbiguousParameter));
+    }
+
+    #[test]
+    fn an_address_of_a_shop_in_a_value_hides_nothing() {
+        let verified = |value: &str| {
+            let query =
+                Query::from_pairs([("return", value), ("shop", "a.myshopify.com"), ("timestamp", "1317327555")]);
+            verify(&sign_query(&query, &"hush".into()), &secrets(), NOW).map(drop)
+        };
+        assert_eq!(verified("https://a.myshopify.com/?shop=1"), Ok(()));
+        assert_eq!(verified("shop=1&x=a.myshopify.com"), Ok(()));
+        for hidden in ["shop=b.myshopify.com", "x?shop=/shop=b.myshopify.comtimestamp=1", "shop=.myshopify.com"] {
+            assert_eq!(verified(hidden), Err(ProxyError::AmbiguousParameter), "{hidden}");
+        }
     }
 
     #[test]

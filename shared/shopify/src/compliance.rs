@@ -9,6 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer};
 
 use crate::ids::ResourceId;
+use crate::signed_body::NamedShops;
 use crate::{Scopes, ShopDomain, Timestamp};
 
 /// Days within which a privacy request must be worked off.
@@ -211,6 +212,12 @@ fn read<'de, T: Deserialize<'de>>(topic: &'static str, body: &'de str) -> Result
     serde_json::from_str(body).map_err(|e| BadPayload { topic, line: e.line(), column: e.column() })
 }
 
+/// Whether the signed body of a privacy request says that it is about this shop, as Shopify's always do
+/// (<https://shopify.dev/docs/apps/build/compliance/privacy-law-compliance>).
+pub fn names(body: &str, shop: &ShopDomain) -> bool {
+    NamedShops::read(body).and_then(|named| named.agree_with(shop)) == Ok(true)
+}
+
 fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
     Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
@@ -295,6 +302,27 @@ mod tests {
         };
         assert_eq!(redact.orders_to_redact, [1.into(), 2.into()]);
         assert_eq!(Notice::parse("orders/create", "{}"), Ok(None));
+    }
+
+    #[test]
+    fn a_body_names_its_shop_or_does_not() {
+        let shop = ShopDomain::parse("a.myshopify.com").unwrap();
+        for body in ["{\"shop_domain\":\"a.myshopify.com\"}", "{\"id\":1,\"myshopify_domain\":\"A.myshopify.com\"}"] {
+            assert!(names(body, &shop), "{body}");
+        }
+        for body in [
+            "",
+            "[]",
+            "{}",
+            "{\"id\":1,\"customer\":{\"id\":7}}",
+            "{\"shop_id\":1,\"shop_domain\":null}",
+            "{\"shop_domain\":\"{shop}.myshopify.com\"}",
+            "{\"shop_domain\":\"b.myshopify.com\"}",
+            "{\"shop_domain\":\"a.myshopify.com\",\"myshopify_domain\":\"b.myshopify.com\"}",
+            "{\"customer\":{\"shop_domain\":\"a.myshopify.com\"}}",
+        ] {
+            assert!(!names(body, &shop), "{body}");
+        }
     }
 
     #[test]

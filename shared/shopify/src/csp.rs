@@ -38,7 +38,7 @@ pub fn frame_ancestors(framed_by: Option<&ShopDomain>) -> String {
 /// The headers of one HTML document, errors included. `X-Frame-Options` is left out, since it knows no list.
 pub fn document_headers(framed_by: Option<&ShopDomain>) -> [(&'static str, String); 6] {
     [
-        ("Content-Type", "text/html; charset=utf-8".to_owned()),
+        ("Content-Type", "text/html;charset=utf-8".to_owned()),
         ("Content-Security-Policy", frame_ancestors(framed_by)),
         ("Link", PRELOAD_LINK.to_owned()),
         ("Cache-Control", "no-store".to_owned()),

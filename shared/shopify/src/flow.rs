@@ -4,6 +4,7 @@
 //! Flow's "Send HTTP request" step are not signed and never pass here.
 
 use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
 
 use crate::ids::ResourceId;
 use crate::signed_body::{self, BodyError, Headers};
@@ -16,7 +17,7 @@ pub struct VerifiedActionRun {
     matched: Generation,
     shop_id: Option<ResourceId>,
     run_id: String,
-    action: Option<String>,
+    handle: Option<String>,
     properties: Map<String, Value>,
 }
 
@@ -36,14 +37,15 @@ impl VerifiedActionRun {
         self.shop_id
     }
 
-    /// The same in every attempt at one run: the idempotency key.
+    /// The same in every attempt at one run: the idempotency key. Of a run without an id, the digest of the signed body.
     pub fn run_id(&self) -> &str {
         &self.run_id
     }
 
-    /// Which of the app's actions runs: its handle, or the older definition id.
-    pub fn action(&self) -> Option<&str> {
-        self.action.as_deref()
+    /// Which of the app's actions runs. An older `action_definition_id` says nothing that could be compared: it is a number, or
+    /// the action's title.
+    pub fn handle(&self) -> Option<&str> {
+        self.handle.as_deref()
     }
 
     /// What the merchant filled in.
@@ -59,11 +61,9 @@ struct Payload {
     #[serde(default)]
     shopify_domain: Option<String>,
     #[serde(default)]
-    action_run_id: Option<String>,
+    action_run_id: Option<Value>,
     #[serde(default)]
     handle: Option<String>,
-    #[serde(default)]
-    action_definition_id: Option<Value>,
     #[serde(default)]
     properties: Option<Map<String, Value>>,
 }
@@ -91,20 +91,16 @@ pub fn verify(
     }
     // It becomes a part of a key.
     let whole = |id: &String| (1..=255).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
-    let run_id = payload.action_run_id.filter(whole).ok_or(BodyError::InvalidField("action_run_id"))?;
-    let action = payload.handle.or_else(|| text(payload.action_definition_id));
-    let properties = payload.properties.unwrap_or_default();
-    Ok(VerifiedActionRun { shop, matched, shop_id: payload.shop_id, run_id, action, properties })
-}
-
-/// A string or number of 1 to 255 bytes.
-fn text(value: Option<Value>) -> Option<String> {
-    let text = match value? {
-        Value::String(text) => text,
-        Value::Number(number) => number.to_string(),
-        _ => return None,
+    let run_id = match payload.action_run_id {
+        // Every attempt sends the same bytes.
+        None | Some(Value::Null) => Some(format!("body:{}", hex::encode(Sha256::digest(object.as_bytes())))),
+        Some(Value::String(id)) => Some(id),
+        Some(Value::Number(id)) => Some(id.to_string()),
+        Some(_) => None,
     };
-    (1..=255).contains(&text.len()).then_some(text)
+    let run_id = run_id.filter(whole).ok_or(BodyError::InvalidField("action_run_id"))?;
+    let properties = payload.properties.unwrap_or_default();
+    Ok(VerifiedActionRun { shop, matched, shop_id: payload.shop_id, run_id, handle: payload.handle, properties })
 }
 
 #[cfg(test)]
@@ -123,16 +119,25 @@ mod tests {
     fn a_run_names_its_shop_in_the_signed_body() {
         let body = "{\"shop_id\":1,\"shopify_domain\":\"a.myshopify.com\",\"action_run_id\":\"r1\",\"handle\":\"tag\",\"properties\":{\"x\":1}}";
         let verified = run(body, Some("a.myshopify.com")).unwrap();
-        assert_eq!((verified.run_id(), verified.action()), ("r1", Some("tag")));
+        assert_eq!((verified.run_id(), verified.handle()), ("r1", Some("tag")));
         assert_eq!(verified.properties()["x"], 1);
         assert!(run(body, None).is_ok());
         assert_eq!(run(body, Some("b.myshopify.com")).err(), Some(BodyError::ShopMismatch));
     }
 
     #[test]
-    fn a_run_without_id_or_shop_is_refused() {
-        let no_id = run("{\"shopify_domain\":\"a.myshopify.com\"}", None);
-        assert_eq!(no_id.err(), Some(BodyError::InvalidField("action_run_id")));
+    fn a_run_without_an_id_is_known_by_its_body() {
+        let id = |properties: &str| {
+            let body = format!("{{\"shopify_domain\":\"a.myshopify.com\",\"properties\":{properties}}}");
+            run(&body, None).map(|run| run.run_id().to_owned()).unwrap()
+        };
+        assert!(id("{}").starts_with("body:") && id("{}").len() == 5 + 64);
+        assert_eq!(id("{}"), id("{}"));
+        assert_ne!(id("{}"), id("{\"x\":1}"));
+    }
+
+    #[test]
+    fn a_run_without_a_shop_or_with_a_bad_id_is_refused() {
         for header in [None, Some("a.myshopify.com")] {
             let no_shop = run("{\"action_run_id\":\"7\"}", header);
             assert_eq!(
@@ -146,11 +151,9 @@ mod tests {
             run(&body, Some("a.myshopify.com")).map(|run| run.run_id().to_owned())
         };
         assert_eq!(with_id("\"7\""), Ok("7".to_owned()));
-        for wrong in ["\"\"", "\"a b\"", "\"\u{65e5}\"", "null"] {
+        assert_eq!(with_id("7"), Ok("7".to_owned()));
+        for wrong in ["\"\"", "\"a b\"", "\"\u{65e5}\"", "{}", "true"] {
             assert_eq!(with_id(wrong), Err(BodyError::InvalidField("action_run_id")), "{wrong}");
-        }
-        for wrong in ["7", "{}"] {
-            assert_eq!(with_id(wrong), Err(BodyError::InvalidField("body")), "{wrong}");
         }
         assert_eq!(run("{\"properties\":[]}", Some("a.myshopify.com")).err(), Some(BodyError::InvalidField("body")));
     }

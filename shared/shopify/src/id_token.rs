@@ -103,7 +103,6 @@ struct Verified {
     shop: ShopDomain,
     subject: Option<String>,
     session: Option<String>,
-    id: Option<String>,
     expires: Timestamp,
     matched: Generation,
     token: SecretString,
@@ -148,11 +147,6 @@ macro_rules! common {
             /// The shop, from the signed `dest`: the tenant.
             pub fn shop(&self) -> &ShopDomain {
                 &self.0.shop
-            }
-
-            /// The token's own id (`jti`).
-            pub fn token_id(&self) -> Option<&str> {
-                self.0.id.as_deref()
             }
 
             /// When it ends, leeway not counted.
@@ -364,32 +358,34 @@ struct WireClaims {
     exp: Option<Number>,
     nbf: Option<Number>,
     iat: Option<Number>,
-    jti: Option<String>,
-    sid: Option<String>,
+    sid: Option<Value>,
 }
 
 impl WireClaims {
     fn subject(&self) -> Option<String> {
-        match &self.sub {
-            Some(Value::String(text)) => Some(text.clone()),
-            Some(Value::Number(number)) => Some(number.to_string()),
-            _ => None,
-        }
-        .filter(|text| text.len() <= MAX_ID)
+        name(self.sub.as_ref())
     }
 
     fn verified(self, shop: ShopDomain, expires: Timestamp, matched: Generation, token: &str) -> Verified {
-        let short = |text: Option<String>| text.filter(|text| text.len() <= MAX_ID);
         Verified {
             shop,
             subject: self.subject(),
-            session: short(self.sid),
-            id: short(self.jti),
+            session: name(self.sid.as_ref()),
             expires,
             matched,
             token: token.into(),
         }
     }
+}
+
+/// A claim that names somebody or something: text, or a number as text.
+fn name(claim: Option<&Value>) -> Option<String> {
+    match claim? {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+    .filter(|text| text.len() <= MAX_ID)
 }
 
 /// Splits, checks the algorithm and the signature, and only then reads the claims.
@@ -438,8 +434,9 @@ fn timely(claims: &WireClaims, client_id: &str, now: Timestamp) -> Result<Timest
         return Err(Expired);
     }
     let begin = claims.nbf.as_ref().and_then(millis).ok_or(NotYetValid)?;
-    let issued = claims.iat.as_ref().and_then(millis).ok_or(NotYetValid)?;
-    if begin.max(issued) > now + LEEWAY_MILLIS {
+    // When it was issued need not be said; begin and end are.
+    let issued = claims.iat.as_ref().and_then(millis);
+    if issued.map_or(begin, |issued| begin.max(issued)) > now + LEEWAY_MILLIS {
         return Err(NotYetValid);
     }
     // Attack: a token made for another app of the same merchant.
@@ -659,10 +656,10 @@ mod tests {
     }
 
     #[test]
-    fn the_times_must_be_there() {
-        for (missing, code) in [("exp", "expired"), ("nbf", "not_yet_valid"), ("iat", "not_yet_valid")] {
+    fn begin_and_end_must_be_there_and_nothing_must_be_of_one_type() {
+        let changed = |change: &dyn Fn(&mut serde_json::Map<String, Value>)| {
             let mut value = serde_json::to_value(claims()).unwrap();
-            value.as_object_mut().unwrap().remove(missing);
+            change(value.as_object_mut().unwrap());
             let message = format!(
                 "{}.{}",
                 URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256"}"#),
@@ -670,8 +667,19 @@ mod tests {
             );
             let key = EncodingKey::from_secret(b"hush");
             let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
-            assert_eq!(admin(&format!("{message}.{signature}")).unwrap_err(), code, "{missing}");
+            admin(&format!("{message}.{signature}"))
+        };
+        for (missing, code) in [("exp", "expired"), ("nbf", "not_yet_valid")] {
+            assert_eq!(changed(&|claims| drop(claims.remove(missing))).unwrap_err(), code, "{missing}");
         }
+        assert!(changed(&|claims| drop(claims.remove("iat"))).is_ok());
+        let future = changed(&|claims| drop(claims.insert("iat".to_owned(), (NOW.secs() + 12).into())));
+        assert_eq!(future.unwrap_err(), "not_yet_valid");
+        let numbers = changed(&|claims| {
+            claims.insert("jti".to_owned(), 7.into());
+            claims.insert("sid".to_owned(), 8.into());
+        });
+        assert_eq!(numbers.unwrap().session(), Some("8"));
     }
 
     #[test]

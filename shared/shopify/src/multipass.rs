@@ -32,6 +32,8 @@ pub const LIFETIME_SECS: i64 = 15 * 60;
 const MAX_TOKEN: usize = 64 * 1024;
 /// The longest single field, in bytes.
 const MAX_FIELD: usize = 255;
+/// The longest list of tags, in bytes: Shopify takes many, each as long as a field.
+const MAX_TAGS: usize = 16 * 1024;
 /// The longest `return_to`, in bytes, as it is given and as it is sent.
 const MAX_RETURN_TO: usize = 2000;
 /// The most addresses.
@@ -420,7 +422,11 @@ pub struct Customer {
 }
 
 fn field(text: &str, name: &'static str) -> Result<String, MultipassError> {
-    let plain = !text.is_empty() && text.len() <= MAX_FIELD && !text.chars().any(char::is_control);
+    field_of(text, name, MAX_FIELD)
+}
+
+fn field_of(text: &str, name: &'static str, max: usize) -> Result<String, MultipassError> {
+    let plain = !text.is_empty() && text.len() <= max && !text.chars().any(char::is_control);
     if plain { Ok(text.to_owned()) } else { Err(MultipassError::InvalidField(name)) }
 }
 
@@ -469,7 +475,7 @@ impl Customer {
     /// # Errors
     /// [`MultipassError::InvalidField`].
     pub fn replacing_all_tags(self, tags: &str) -> Result<Self, MultipassError> {
-        Ok(Self { tag_string: Some(field(tags, "tag_string")?), ..self })
+        Ok(Self { tag_string: Some(field_of(tags, "tag_string", MAX_TAGS)?), ..self })
     }
 
     /// Binds the token to the browser's address. Shopify compares IPv4 only, so an IPv6 address binds nothing: the same
@@ -497,7 +503,8 @@ impl Customer {
         if self.addresses.len() >= MAX_ADDRESSES {
             return Err(MultipassError::InvalidField("addresses"));
         }
-        for text in address.texts().into_iter().flatten() {
+        // A form sends the lines that nobody has filled in too.
+        for text in address.texts().into_iter().flatten().filter(|text| !text.is_empty()) {
             field(text, "addresses")?;
         }
         self.addresses.push(address);
@@ -531,13 +538,15 @@ impl Customer {
         let input: Option<Input> = serde_json::from_slice(json).map_err(|_| MultipassError::Malformed)?;
         let input = input.ok_or(MultipassError::MissingCustomer)?;
         let mut customer = Self::new(VerifiedEmail::new(&input.email.ok_or(MultipassError::MissingEmail)?, proof)?);
-        if let Some(text) = input.first_name {
+        // A name that nobody has filled in is none. An empty identifier is a mistake: it would be everybody's.
+        let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
+        if let Some(text) = filled(input.first_name) {
             customer = customer.with_first_name(&text)?;
         }
-        if let Some(text) = input.last_name {
+        if let Some(text) = filled(input.last_name) {
             customer = customer.with_last_name(&text)?;
         }
-        if let Some(text) = input.tag_string {
+        if let Some(text) = filled(input.tag_string) {
             customer = customer.replacing_all_tags(&text)?;
         }
         if let Some(text) = input.identifier {
@@ -812,6 +821,13 @@ mod tests {
         assert!(one().with_identifier(&"x".repeat(256)).is_err());
         assert!(one().with_first_name("a\nb").is_err());
         assert!(one().replacing_all_tags("").is_err());
+        assert!(one().replacing_all_tags(&"vip,".repeat(1_000)).is_ok());
+        let form = br#"{"email":"a@b.co","first_name":"","addresses":[{"address1":"1 St","address2":""}]}"#;
+        let filled_in = Customer::from_json(form, &hosts(), EmailProof::Verified).ok().unwrap();
+        assert!(filled_in.payload(NOW).first_name.is_none());
+        let nobody = br#"{"email":"a@b.co","identifier":""}"#;
+        let refused = Customer::from_json(nobody, &hosts(), EmailProof::Verified).err();
+        assert_eq!(refused, Some(MultipassError::InvalidField("identifier")));
         let crowd = (0..11).try_fold(one(), |customer, _| customer.with_address(Address::default()));
         assert_eq!(crowd.err(), Some(MultipassError::InvalidField("addresses")));
         let typo = Customer::from_json(br#"{"email":"a@b.co","tagstring":"x"}"#, &hosts(), EmailProof::Verified);

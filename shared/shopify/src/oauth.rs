@@ -198,8 +198,8 @@ pub fn verify_signature(query: &Query, secrets: &ClientSecrets) -> Result<Genera
     refuse_repeated(query)?;
     let claimed = single(query, "hmac")?.ok_or(OauthError::MissingHmac)?;
     let claimed = mac::from_hex(claimed).ok_or(OauthError::InvalidHmac)?;
-    // Attack: a made-up or altered query. Either canonical form proves the same pairs, so trying both adds no room.
-    [Form::Encoded, Form::Listed]
+    // Attack: a made-up or altered query. Each canonical form proves the same pairs, so trying them all adds no room.
+    [Form::Encoded, Form::Listed, Form::Pairs]
         .into_iter()
         .find_map(|form| mac::matching(secrets, message(query, form).as_bytes(), &claimed))
         .ok_or(OauthError::InvalidHmac)
@@ -219,7 +219,7 @@ fn single<'q>(query: &'q Query, name: &'static str) -> Result<Option<&'q str>, O
     Ok(value.filter(|value| !value.is_empty()))
 }
 
-/// The two ways in which Shopify's own libraries write down the signed parameters. They agree wherever all characters are
+/// The ways in which Shopify's own libraries write down the signed parameters. They agree wherever all characters are
 /// plain, as they are in every callback of an ordinary app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -227,8 +227,10 @@ pub enum Form {
     /// as whole strings. Python, .NET and the admin's bulk-action links.
     Listed,
     /// Names and values percent-encoded, a space as `%20`; values of a repeated name joined with a comma. Sorted by name.
-    /// JavaScript.
     Encoded,
+    /// The same in the letters of JavaScript's `URLSearchParams`, which escapes `~` and leaves `*`; lists stay pairs:
+    /// `ids%5B%5D=2&ids%5B%5D=1`.
+    Pairs,
 }
 
 /// The string that is signed: every parameter but `hmac` and the old MD5 `signature`.
@@ -241,6 +243,11 @@ pub fn message(query: &Query, form: Form) -> String {
         groups.entry(name).or_default().push(value);
     }
     let pieces = groups.into_iter().map(|(name, values)| match form {
+        Form::Pairs if name.ends_with("[]") => {
+            let pairs: Vec<String> = values.iter().map(|value| pair_of_script(name, value)).collect();
+            pairs.join("&")
+        }
+        Form::Pairs => pair_of_script(name, &values.join(",")),
         Form::Encoded => format!("{}={}", encode_component(name), encode_component(&values.join(","))),
         Form::Listed => {
             let (name, value) = match name.strip_suffix("[]") {
@@ -256,6 +263,12 @@ pub fn message(query: &Query, form: Form) -> String {
         pieces.sort_unstable();
     }
     pieces.join("&")
+}
+
+/// One pair as `URLSearchParams` writes it, but for the space.
+fn pair_of_script(name: &str, value: &str) -> String {
+    let encode = |text: &str| encode_component(text).replace('~', "%7E").replace("%2A", "*");
+    format!("{}={}", encode(name), encode(value))
 }
 
 /// `["2", "1"]`, with a comma and a space, as signed by the admin
@@ -318,6 +331,12 @@ mod tests {
                 "944fa482eda26add6e980efce9af415f6ab686a5996fbd9c8733efc004c6092e",
             ),
             ("secret", "a=1%26b%3D2&c%3D3%26d=4", "8de3c7e965d22fa21e059868e4004f5b6fbdcef293d1622ff9408edd6325bc6b"),
+            // Of `ids%5B%5D=2&ids%5B%5D=1&note=%7Ea*&shop=some-shop.myshopify.com`, as `URLSearchParams` writes it.
+            (
+                "hush",
+                "ids[]=2&ids[]=1&note=~a*&shop=some-shop.myshopify.com",
+                "f5f5b7c5cb547f83702e0e5c4b7e2dd3ceecd2d79febca7f7f4021b14d2a65f0",
+            ),
         ] {
             let query = Query::parse(&format!("{query}&hmac={hmac}")).unwrap();
             assert_eq!(verify_signature(&query, &secrets(secret)), Ok(Generation::CURRENT), "{query:?}");
@@ -368,7 +387,7 @@ mod tests {
     }
 
     fn pairs() -> impl Strategy<Value = Vec<(String, String)>> {
-        let text = "[a-c%&=+, \"\\[\\]\\\\é]{0,4}";
+        let text = "[a-c%&=+, \"\\[\\]\\\\é~*]{0,4}";
         proptest::collection::vec((text, text), 0..5)
     }
 
@@ -381,9 +400,10 @@ mod tests {
         }
         let mut meaning: Vec<_> = groups
             .into_iter()
-            .map(|(name, values)| match name.strip_suffix("[]").filter(|_| form == Form::Listed) {
-                Some(stem) => (stem.to_owned(), list(&values)),
-                None => (name, values.join(",")),
+            .map(|(name, values)| match name.strip_suffix("[]") {
+                Some(stem) if form == Form::Listed => (stem.to_owned(), list(&values)),
+                Some(_) if form == Form::Pairs => (name, list(&values)),
+                _ => (name, values.join(",")),
             })
             .collect();
         meaning.sort();
@@ -392,8 +412,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_signed_verifies(pairs in pairs(), listed in any::<bool>()) {
-            let form = if listed { Form::Listed } else { Form::Encoded };
+        fn what_is_signed_verifies(pairs in pairs(), form in 0..3usize) {
+            let form = [Form::Listed, Form::Encoded, Form::Pairs][form];
             let raw = sign_query(&Query::from_pairs(pairs), form, &"hush".into());
             let query = Query::parse(&raw).unwrap();
             prop_assert_eq!(verify_signature(&query, &secrets("hush")), Ok(Generation::CURRENT));
@@ -403,7 +423,7 @@ mod tests {
         #[test]
         fn different_parameters_are_different_messages(a in pairs(), b in pairs()) {
             let (a, b) = (Query::from_pairs(a), Query::from_pairs(b));
-            for form in [Form::Listed, Form::Encoded] {
+            for form in [Form::Listed, Form::Encoded, Form::Pairs] {
                 prop_assert_eq!(message(&a, form) == message(&b, form), meaning(&a, form) == meaning(&b, form));
             }
             if message(&a, Form::Listed) == message(&b, Form::Encoded) {

@@ -13,6 +13,9 @@ use crate::shop::ShopDomain;
 /// The longest target, in bytes.
 const MAX_LEN: usize = 4_096;
 const ADMIN_HOST: &str = "admin.shopify.com";
+/// What Shopify adds to the query of an app's page.
+const LAUNCH_PARAMETERS: [&str; 10] =
+    ["hmac", "locale", "protocol", "session", "id_token", "shop", "timestamp", "host", "embedded", "appLoadId"];
 
 /// A target that nobody is sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -218,14 +221,16 @@ impl Destination {
     pub fn resolve(origin: &Origin, target: &str, shop: Option<&ShopDomain>, tls: Tls) -> Result<Self, RedirectError> {
         // Attack: `/ok\r\nSet-Cookie: …` writes headers; browsers drop tabs and newlines inside a scheme.
         let blank = |c: char| c.is_whitespace() || c.is_control();
-        if target.is_empty() || target.len() > MAX_LEN || target.contains(blank) || target.contains("///") {
+        let in_admin = shop.zip(path_in_admin(target));
+        let path = in_admin.map_or(target, |(_, path)| path);
+        if target.is_empty() || target.len() > MAX_LEN || target.contains(blank) || path.contains("///") {
             return Err(RedirectError::InvalidUrl);
         }
-        let in_admin =
-            shop.zip(target.strip_prefix("shopify://admin").or_else(|| target.strip_prefix("shopify:admin")));
-        let in_admin = in_admin.filter(|(_, path)| path.is_empty() || path.starts_with(['/', '?', '#']));
         let expanded = in_admin.map(|(shop, path)| format!("{}{path}", shop.admin_url()));
-        let url = origin.0.join(expanded.as_deref().unwrap_or(target)).map_err(|_| RedirectError::InvalidUrl)?;
+        let mut url = origin.0.join(expanded.as_deref().unwrap_or(target)).map_err(|_| RedirectError::InvalidUrl)?;
+        if in_admin.is_some() {
+            drop_launch_parameters(&mut url);
+        }
         // Attack: `https://evil.com@app.example.com` reads as the app and `javascript:`, `data:` as a script.
         let slashes = url.path().contains("//") || url.path().contains('\\');
         if !is_web(&url) || has_user(&url) || slashes {
@@ -253,6 +258,28 @@ impl Destination {
             Self::Shopify(url) => url.as_str().to_owned(),
             Self::External(url) => url.as_str().to_owned(),
         }
+    }
+}
+
+/// What follows `shopify://admin`, with any number of slashes and in any case, as Shopify's libraries read it.
+fn path_in_admin(target: &str) -> Option<&str> {
+    let (scheme, rest) = target.split_at_checked("shopify:".len())?;
+    let (admin, path) = rest.trim_start_matches('/').split_at_checked("admin".len())?;
+    if !scheme.eq_ignore_ascii_case("shopify:") || !admin.eq_ignore_ascii_case("admin") {
+        return None;
+    }
+    (path.is_empty() || path.starts_with(['/', '?', '#'])).then_some(path)
+}
+
+/// Takes out what a launch adds to a page's query. It is about the app's page, not about the admin's.
+fn drop_launch_parameters(url: &mut Url) {
+    // Attack: a launch's ID token or signature in an address that leaves the app.
+    let kept: Vec<(String, String)> =
+        url.query_pairs().into_owned().filter(|(name, _)| !LAUNCH_PARAMETERS.contains(&&**name)).collect();
+    if kept.is_empty() {
+        url.set_query(None);
+    } else if kept.len() < url.query_pairs().count() {
+        url.query_pairs_mut().clear().extend_pairs(kept);
     }
 }
 
@@ -412,6 +439,34 @@ mod tests {
             "shopify://admin.evil.com/",
         ] {
             assert!(safe(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_page_of_the_admin_is_named_without_its_host() {
+        let admin = |target: &str| match Destination::resolve(&origin(), target, Some(&shop()), Tls::Required) {
+            Ok(Destination::Shopify(url)) => url.as_str().to_owned(),
+            other => panic!("{target}: {other:?}"),
+        };
+        for same in [
+            "shopify://admin/products",
+            "shopify:admin/products",
+            "shopify:///admin/products",
+            "Shopify://Admin/products",
+        ] {
+            assert_eq!(admin(same), "https://admin.shopify.com/store/a/products", "{same}");
+        }
+        // What Shopify added to the page that the link stands on goes no further; the rest does.
+        let launch = "embedded=1&shop=a.myshopify.com&host=x&id_token=t&hmac=0&session=s&locale=de&timestamp=1";
+        assert_eq!(admin(&format!("shopify://admin/products?{launch}")), "https://admin.shopify.com/store/a/products");
+        assert_eq!(
+            admin(&format!("shopify://admin/products?{launch}&extra=a%20b#f")),
+            "https://admin.shopify.com/store/a/products?extra=a+b#f"
+        );
+        assert_eq!(admin("shopify://admin/x?a=b%20c"), "https://admin.shopify.com/store/a/x?a=b%20c");
+        for bad in ["shopify://administrator", "shopify://admin///evil.com", "shopify:", "shopify://adm\u{e9}n"] {
+            let got = Destination::resolve(&origin(), bad, Some(&shop()), Tls::Required);
+            assert_eq!(got, Err(RedirectError::InvalidUrl), "{bad}");
         }
     }
 

@@ -25,7 +25,10 @@ pub enum BodyError {
     TooLarge,
     /// No body.
     #[error("the body is missing")]
-    MissingBody,
+    MissingBody {
+        /// Whether one of the app's secrets signed that nothing.
+        signed: bool,
+    },
     /// No signature header, or an empty one.
     #[error("the request is not signed")]
     MissingHmac,
@@ -35,6 +38,9 @@ pub enum BodyError {
     /// A signed body that is not one JSON object in UTF-8.
     #[error("the body is not a JSON object")]
     NotJsonObject,
+    /// A signed body of other JSON: a string, a list. It is Shopify's, and it says nothing that could be worked off.
+    #[error("the body is JSON and no object")]
+    OtherJson,
     /// Headers that Shopify always sends are missing; their names.
     #[error("headers are missing: {}", .0.join(", "))]
     MissingHeaders(Vec<&'static str>),
@@ -44,8 +50,8 @@ pub enum BodyError {
     /// The shop named is not a shop's domain.
     #[error("the request names no valid shop")]
     InvalidShop,
-    /// The signed body names another shop than the header, or none where it must.
-    #[error("the body is another shop's, or does not say whose it is")]
+    /// The signed body names another shop than the header.
+    #[error("the body is another shop's")]
     ShopMismatch,
     /// The signed body lacks a field that this surface always has; its name.
     #[error("the field {0} is missing or malformed")]
@@ -56,12 +62,13 @@ impl BodyError {
     /// A stable name for logs and answers.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::MethodNotAllowed => "method_not_allowed",
+            Self::MethodNotAllowed => "post_method_expected",
             Self::TooLarge => "body_too_large",
-            Self::MissingBody => "missing_body",
+            Self::MissingBody { .. } => "missing_body",
             Self::MissingHmac => "missing_hmac",
             Self::InvalidHmac => "invalid_hmac",
             Self::NotJsonObject => "body_not_json_object",
+            Self::OtherJson => "body_is_other_json",
             Self::MissingHeaders(_) => "missing_headers",
             Self::InvalidHeader(_) => "invalid_header",
             Self::InvalidShop => "invalid_shop",
@@ -76,9 +83,10 @@ impl BodyError {
         match self {
             Self::MethodNotAllowed => 405,
             Self::TooLarge => 413,
-            Self::MissingHmac | Self::InvalidHmac | Self::ShopMismatch => 401,
-            Self::MissingBody
+            Self::MissingBody { signed: false } | Self::MissingHmac | Self::InvalidHmac | Self::ShopMismatch => 401,
+            Self::MissingBody { signed: true }
             | Self::NotJsonObject
+            | Self::OtherJson
             | Self::MissingHeaders(_)
             | Self::InvalidHeader(_)
             | Self::InvalidShop
@@ -161,20 +169,20 @@ pub fn verify_signature(claimed: Option<&str>, body: &[u8], secrets: &ClientSecr
     if body.len() > MAX_BODY {
         return Err(BodyError::TooLarge);
     }
-    // An empty body is nobody's message; its HMAC is the same for every request of the app.
-    if body.is_empty() {
-        return Err(BodyError::MissingBody);
-    }
-    let claimed = claimed.filter(|claimed| !claimed.is_empty()).ok_or(BodyError::MissingHmac)?;
-    let claimed = mac::from_base64(claimed).ok_or(BodyError::InvalidHmac)?;
+    let claimed = claimed.filter(|claimed| !claimed.is_empty());
     // Attack: a made-up or altered delivery.
-    mac::matching(secrets, body, &claimed).ok_or(BodyError::InvalidHmac)
+    let matched = claimed.and_then(mac::from_base64).and_then(|claimed| mac::matching(secrets, body, &claimed));
+    // An empty body is nobody's message, even signed; its HMAC is the same for every request of the app.
+    if body.is_empty() {
+        return Err(BodyError::MissingBody { signed: matched.is_some() });
+    }
+    matched.ok_or(if claimed.is_some() { BodyError::InvalidHmac } else { BodyError::MissingHmac })
 }
 
 /// The signature step for a body that must be a JSON object; gives the object's text.
 ///
 /// # Errors
-/// As [`verify_signature`], [`BodyError::MethodNotAllowed`] and [`BodyError::NotJsonObject`].
+/// As [`verify_signature`], [`BodyError::MethodNotAllowed`], [`BodyError::NotJsonObject`] and [`BodyError::OtherJson`].
 pub fn verify<'b>(
     method: &str,
     claimed: Option<&str>,
@@ -189,7 +197,8 @@ pub fn verify<'b>(
     // Attack: a signed query string (launch, callback, app proxy) replayed as a body: same secret, same HMAC. None of
     // those can begin with a brace.
     if !text.trim_start().starts_with('{') {
-        return Err(BodyError::NotJsonObject);
+        let json = serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
+        return Err(if json { BodyError::OtherJson } else { BodyError::NotJsonObject });
     }
     Ok((text, matched))
 }
@@ -209,19 +218,21 @@ impl<'a> NamedShops<'a> {
         serde_json::from_str(object).map_err(|_| BodyError::NotJsonObject)
     }
 
-    /// Refuses when a shop is named and it is not this one; true when one is named.
+    /// Refuses when another shop is named; true when this one is. What is no shop's domain names none: Shopify's own sample
+    /// deliveries hold `{shop}.myshopify.com`, signed.
     pub(crate) fn agree_with(&self, shop: &ShopDomain) -> Result<bool, BodyError> {
-        let mut any = false;
+        let mut named_here = false;
         for named in [self.shop_domain, self.myshopify_domain].into_iter().flatten() {
             // Shopify sends null here in places; only a string names a shop.
             let Ok(named) = serde_json::from_str::<String>(named.get()) else { continue };
             // Attack: one shop's captured delivery sent again under another shop's header, which no signature covers.
-            if ShopDomain::parse(&named).as_ref() != Ok(shop) {
-                return Err(BodyError::ShopMismatch);
+            match ShopDomain::parse(&named) {
+                Ok(named) if named == *shop => named_here = true,
+                Ok(_) => return Err(BodyError::ShopMismatch),
+                Err(_) => {}
             }
-            any = true;
         }
-        Ok(any)
+        Ok(named_here)
     }
 }
 
@@ -263,17 +274,29 @@ mod tests {
         }
         assert_eq!(verify_signature(Some(""), b"{}", &secrets()), Err(BodyError::MissingHmac));
         assert_eq!(verify_signature(None, b"{}", &secrets()), Err(BodyError::MissingHmac));
-        assert_eq!(verify_signature(None, b"", &secrets()), Err(BodyError::MissingBody));
+        let nothing =
+            |claimed: Option<&str>| verify_signature(claimed, b"", &secrets()).map_err(|e| (e.code(), e.status()));
+        for unsigned in [None, Some(""), Some("wrong"), Some("UFwgrGBPZilFtmKh8TqcovA78LGYb1BdWu9I4Q2oyRg=")] {
+            assert_eq!(nothing(unsigned), Err(("missing_body", 401)), "{unsigned:?}");
+        }
+        assert_eq!(nothing(Some(&sign(b"", &"hush".into()))), Err(("missing_body", 400)));
         assert_eq!(verify_signature(None, &vec![b' '; MAX_BODY + 1], &secrets()), Err(BodyError::TooLarge));
     }
 
     #[test]
     fn only_objects_are_bodies() {
-        for body in ["[]", "\"{\"", "shop=a.myshopify.com&timestamp=1", "1", "null"] {
+        let verified = |body: &str| {
             let header = sign(body.as_bytes(), &"hush".into());
-            let verified = verify("POST", Some(&header), body.as_bytes(), &secrets());
-            assert_eq!(verified, Err(BodyError::NotJsonObject), "{body}");
+            verify("POST", Some(&header), body.as_bytes(), &secrets()).map(drop)
+        };
+        for body in ["shop=a.myshopify.com&timestamp=1", "\"a\"=1", "[]=1shop=a.myshopify.com", "1 2", " "] {
+            assert_eq!(verified(body), Err(BodyError::NotJsonObject), "{body}");
         }
+        for body in ["[]", "\"{\"", "\"my secret message\"", "1", "null", " [{}] "] {
+            assert_eq!(verified(body), Err(BodyError::OtherJson), "{body}");
+        }
+        let deep = "[".repeat(500_000) + &"]".repeat(500_000);
+        assert!(verified(&deep).is_err());
     }
 
     #[test]

@@ -235,6 +235,9 @@ impl TokenRequest {
 pub enum Expiry {
     /// It does not. Only ever read from an answer to a request for such a token.
     Never,
+    /// An expiring token was asked for, and the answer says nothing of an end and brings no refresh token: it is good for now,
+    /// and nobody knows how long. Whoever keeps it assumes a short life and acquires another.
+    Unsaid,
     /// It ends, and a new one is asked for in the way that this one was (client credentials).
     Ends {
         /// Seconds that the access token lives, from when it was asked for.
@@ -267,7 +270,7 @@ impl OfflineTokens {
     /// Seconds that the access token lives.
     pub fn access_secs(&self) -> Option<u32> {
         match self.expiry {
-            Expiry::Never => None,
+            Expiry::Never | Expiry::Unsaid => None,
             Expiry::Ends { access_secs } | Expiry::Rotates { access_secs, .. } => Some(access_secs),
         }
     }
@@ -276,7 +279,7 @@ impl OfflineTokens {
     pub fn refresh(&self) -> Option<&SecretString> {
         match &self.expiry {
             Expiry::Rotates { refresh, .. } => Some(refresh),
-            Expiry::Never | Expiry::Ends { .. } => None,
+            Expiry::Never | Expiry::Unsaid | Expiry::Ends { .. } => None,
         }
     }
 
@@ -284,7 +287,7 @@ impl OfflineTokens {
     pub fn refresh_secs(&self) -> Option<u32> {
         match self.expiry {
             Expiry::Rotates { refresh_secs, .. } => refresh_secs,
-            Expiry::Never | Expiry::Ends { .. } => None,
+            Expiry::Never | Expiry::Unsaid | Expiry::Ends { .. } => None,
         }
     }
 }
@@ -514,17 +517,22 @@ struct Wire {
 #[derive(serde::Deserialize)]
 struct WireUser {
     id: Value,
-    locale: Option<String>,
+    // What the token does not hang on is read as far as it goes.
     #[serde(default)]
-    account_owner: Option<bool>,
+    locale: Value,
     #[serde(default)]
-    collaborator: Option<bool>,
+    account_owner: Value,
+    #[serde(default)]
+    collaborator: Value,
 }
 
-/// A whole number, also when it comes as a string.
+/// A whole number, also when it comes as a string or as `3600.0`.
 fn whole(value: &Value) -> Option<u64> {
     match value {
-        Value::Number(n) => n.as_u64(),
+        Value::Number(n) => n.as_u64().or_else(|| {
+            let float = n.as_f64().filter(|float| float.fract() == 0.0)?;
+            format!("{float:.0}").parse().ok()
+        }),
         Value::String(text) if !text.is_empty() && text.len() <= 20 && text.bytes().all(|b| b.is_ascii_digit()) => {
             text.parse().ok()
         }
@@ -584,9 +592,9 @@ fn success(grant: Grant, body: &[u8]) -> Result<Tokens, Fault> {
     if let Some(user) = wire.associated_user {
         let user = AssociatedUser {
             id: whole(&user.id).ok_or(Fault::Incomplete("associated_user.id"))?,
-            locale: user.locale.filter(|l| l.len() <= 35),
-            account_owner: user.account_owner.unwrap_or(false),
-            collaborator: user.collaborator.unwrap_or(false),
+            locale: user.locale.as_str().filter(|l| l.len() <= 35).map(str::to_owned),
+            account_owner: user.account_owner == Value::Bool(true),
+            collaborator: user.collaborator == Value::Bool(true),
         };
         let access_secs = access_secs.ok_or(Fault::Incomplete("expires_in"))?;
         let user_scopes = wire.associated_user_scope.as_deref().map(Scopes::parse);
@@ -601,6 +609,8 @@ fn success(grant: Grant, body: &[u8]) -> Result<Tokens, Fault> {
         (Some(access_secs), Some(refresh)) => Expiry::Rotates { access_secs, refresh, refresh_secs },
         (Some(access_secs), None) if exempt || grant == Grant::ClientCredentials => Expiry::Ends { access_secs },
         (None, None) if exempt => Expiry::Never,
+        // Taken for a token that does not end, it would cost us the shop on the day it does.
+        (None, None) if matches!(grant, Grant::Code(_) | Grant::TokenExchange(_)) => Expiry::Unsaid,
         (Some(_), None) => return Err(Fault::Incomplete("refresh_token")),
         (None, _) => return Err(Fault::Incomplete("expires_in")),
     };
@@ -736,7 +746,16 @@ mod tests {
         for grant in [CODE, EXCHANGE, REFRESH, Grant::Migrate] {
             assert_eq!(fault(grant, 200, no_expiry).fault, Fault::Incomplete("expires_in"), "{grant:?}");
             assert_eq!(fault(grant, 200, no_refresh).fault, Fault::Incomplete("refresh_token"), "{grant:?}");
+        }
+        // A refresh and a migration can be asked again. An acquisition is the merchant's, who waits for the app.
+        for grant in [REFRESH, Grant::Migrate] {
             assert_eq!(fault(grant, 200, neither).fault, Fault::Incomplete("expires_in"), "{grant:?}");
+        }
+        for grant in [CODE, EXCHANGE] {
+            let Ok(Tokens::Offline(tokens)) = parse_answer(grant, 200, None, neither.as_bytes()) else {
+                panic!("{grant:?}")
+            };
+            assert!(tokens.expiry == Expiry::Unsaid, "{grant:?}");
         }
         assert_eq!(fault(Grant::ClientCredentials, 200, neither).fault, Fault::Incomplete("expires_in"));
     }
@@ -747,6 +766,19 @@ mod tests {
             let body = format!(r#"{{"access_token":"a","scope":"s","refresh_token":"r","expires_in":{secs}}}"#);
             assert_eq!(fault(REFRESH, 200, &body).fault, Fault::Incomplete("expires_in"), "{secs}");
         }
+    }
+
+    #[test]
+    fn a_detail_in_another_type_costs_nobody_the_token() {
+        let float = r#"{"access_token":"a","scope":"s","refresh_token":"r","expires_in":3600.0}"#;
+        let Ok(Tokens::Offline(tokens)) = parse_answer(REFRESH, 200, None, float.as_bytes()) else { panic!("refused") };
+        assert_eq!(tokens.access_secs(), Some(3600));
+        let user = r#"{"access_token":"a","scope":"s","expires_in":1,
+            "associated_user":{"id":902541635,"locale":7,"account_owner":"yes","collaborator":[],"email":1}}"#;
+        let online = parse_answer(Grant::TokenExchange(Mode::Online), 200, None, user.as_bytes());
+        let Ok(Tokens::Online(tokens)) = online else { panic!("refused") };
+        let user = AssociatedUser { id: 902_541_635, locale: None, account_owner: false, collaborator: false };
+        assert_eq!(tokens.user, user);
     }
 
     #[test]

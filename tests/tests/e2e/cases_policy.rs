@@ -9,7 +9,7 @@ pub(crate) const DECIDED_OTHERWISE: &[(&str, &str)] = &[
     ),
     (
         "admin_requests_http-038",
-        "the login address only leads to Shopify's installation page: without a shop it says so, as JSON or as a page",
+        "the login address only leads to Shopify's installation page: without a shop it has nothing to say",
     ),
     ("admin_requests_http-039", "without a shop App Bridge is asked for it, as React Router does; nothing is shown"),
     ("admin_requests_http-040", "a shop that is none is treated as none: App Bridge is asked"),
@@ -17,6 +17,7 @@ pub(crate) const DECIDED_OTHERWISE: &[(&str, &str)] = &[
         "admin_requests_http-056",
         "without a host App Bridge is asked at once; a redirect to the same page gains nothing",
     ),
+    ("admin_requests_http-058", "the fault has one name in all answers and logs: audience_mismatch"),
     ("hmac_webhook-018", "a body that is no JSON object is no webhook: it may be another signed text replayed"),
     ("host_param-008", "spin.dev is Shopify's own; production sends nobody there"),
     ("oauth_begin-006", "the __Host- prefix demands Path=/, and keeps other hosts from setting the cookie"),

@@ -57,7 +57,8 @@ async fn without_a_usable_id_token_the_browser_fetches_one() {
         assert!(!answer.location().contains("id_token"), "{}", answer.location());
         let query = answer.location_query();
         assert_eq!(query["shop"], shop(&house));
-        assert!(query["shopify-reload"].starts_with("/?"), "{}", query["shopify-reload"]);
+        let app = format!("{}/?", house.local.addresses().install);
+        assert!(query["shopify-reload"].starts_with(&app), "{}", query["shopify-reload"]);
 
         let bounce = get(&house, &format!("{}{}", house.local.addresses().install, answer.location())).await;
         assert_eq!(bounce.status, 200, "{bounce:?}");
@@ -89,6 +90,24 @@ async fn the_bounce_page_opens_pages_of_ours_only() {
         assert_eq!(answer.status, 400, "{target}");
         assert!(!answer.body.contains("evil"), "{}", answer.body);
     }
+}
+
+#[tokio::test]
+async fn the_way_out_of_the_frame_leads_to_the_app_unless_it_is_told_otherwise() {
+    let house = house(&[]).await;
+    let (base, shop) = (&house.local.addresses().install, shop(&house));
+    let host = query_of(&launch_url(&house, json!({})).await)["host"].clone();
+    let app = format!("/apps/{}", house.local.app().client_id);
+    for page in ["/auth/exit-iframe", "/exitiframe"] {
+        let answer = get(&house, &format!("{base}{page}?shop={shop}&host={host}")).await;
+        assert!(answer.status == 302 && answer.location().ends_with(&app), "{answer:?}");
+        let answer = get(&house, &format!("{base}{page}?shop={shop}&host={host}&embedded=1")).await;
+        assert!(answer.status == 200 && answer.body.contains(&app), "{answer:?}");
+        let answer = get(&house, &format!("{base}{page}?shop=evil.com&host={host}")).await;
+        assert_eq!(answer.status, 400, "{answer:?}");
+    }
+    let nobody = get(&house, &format!("{base}/auth/login")).await;
+    assert_eq!((nobody.status, &*nobody.body), (200, "{\"errors\":{}}"));
 }
 
 #[tokio::test]

@@ -56,6 +56,22 @@ async fn both_header_families_and_both_secrets_are_taken() {
 }
 
 #[tokio::test]
+async fn what_shopify_signs_is_acknowledged_where_it_says_nothing_too() {
+    let house = Harness::with(gatehouse_local::Options { mappings: false, ..Default::default() }).await;
+    let secret = secret(&house);
+    let send = async |topic: &str, body: &str| post(&house, "X-Shopify-", &secret, topic, "w-1", body).await;
+    // As `shopify app webhook trigger` sends it.
+    let sample = r#"{"shop_id":954889,"shop_domain":"{shop}.myshopify.com"}"#;
+    assert_eq!(send("shop/redact", sample).await, 200);
+    assert_eq!(house.peek("privacy").await.len(), 1);
+    assert_eq!(send("orders/create", "\"my secret message\"").await, 200);
+    assert_eq!(send("orders/create", "shop=a.myshopify.com&timestamp=1").await, 400, "a query, replayed");
+    assert_eq!(send("orders/create", "").await, 400);
+    assert!(house.peek("events").await.is_empty());
+    house.local.stop().await;
+}
+
+#[tokio::test]
 async fn a_delivery_costs_one_call_of_aws_and_a_large_one_two() {
     let house = Harness::with(gatehouse_local::Options { mappings: false, ..Default::default() }).await;
     let secret = secret(&house);

@@ -34,9 +34,7 @@ fn effect(run: &VerifiedActionRun, action: &str, now: Timestamp) -> Option<Vec<W
 pub(crate) async fn answer(api: &Api, run: SignedBody<VerifiedActionRun>, action: &str) -> Result<Response, Problem> {
     let run = run.message();
     // Attack: a run that was signed for one action, sent to the address of another: the signature does not cover the path.
-    // An older definition names its action by a number, which says nothing about the address.
-    let named = run.action().filter(|named| !named.bytes().all(|b| b.is_ascii_digit()));
-    if named.is_some_and(|named| named != action) {
+    if run.handle().is_some_and(|handle| handle != action) {
         return Err(Problem::Unprocessable("The run is of another action than this address."));
     }
     let now = clock::now();

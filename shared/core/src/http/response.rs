@@ -119,7 +119,7 @@ impl Response {
 
     /// A page. Framed by nobody and allowed to load nothing, unless [`Response::with_csp`] says otherwise.
     pub fn html(status: StatusCode, body: String) -> Self {
-        Self::new(status, Some("text/html; charset=utf-8"), body.into_bytes())
+        Self::new(status, Some("text/html;charset=utf-8"), body.into_bytes())
     }
 
     /// JSON. A value that does not serialise (a map with non-string keys) becomes a 500.

@@ -155,7 +155,7 @@ mod tests {
         let page = answered("text/html", 5_000, async |_| panic!("canary")).await;
         assert_eq!(
             (&page["statusCode"], &page["headers"]["content-type"]),
-            (&json!(500), &json!("text/html; charset=utf-8"))
+            (&json!(500), &json!("text/html;charset=utf-8"))
         );
         assert!(page["body"].as_str().unwrap().contains("r-1"));
     }

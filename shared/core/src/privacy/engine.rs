@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use aws_sdk_s3::primitives::ByteStream;
-use gatehouse_shopify::{ShopDomain, Timestamp};
+use gatehouse_shopify::{ShopDomain, Timestamp, compliance};
 use serde::{Deserialize, Serialize};
 
 use super::data::{Registry, Subject};
@@ -364,6 +364,9 @@ impl Privacy {
             return Ok(id.clone());
         }
         let asked = match body().await {
+            // Attack: any signed body that was caught and names no shop, sent again under `shop/redact` and a victim's domain:
+            // topic and shop are headers that nothing signs.
+            Ok(body) if !compliance::names(&body, shop) => Err(DataError::Payload("shop_not_named")),
             Ok(body) => Asked::parse(kind, &body),
             Err(error) => Err(error.into()),
         };

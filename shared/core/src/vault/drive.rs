@@ -11,7 +11,7 @@ use gatehouse_life::{
 };
 use gatehouse_shopify::id_token::ExchangeSubject;
 use gatehouse_shopify::token::{
-    Class, Client, Fault, Grant, Lifetime, Mode, OfflineTokens, TokenError, TokenRequest, Tokens,
+    Class, Client, Expiry, Fault, Grant, Lifetime, Mode, OfflineTokens, TokenError, TokenRequest, Tokens,
 };
 use gatehouse_shopify::{ClientSecrets, Scopes, SecretString, ShopDomain, Timestamp};
 use tokio::time::timeout;
@@ -323,6 +323,10 @@ impl Run<'_> {
                         has_refresh: tokens.refresh().is_some(),
                         refresh_expires_in: tokens.refresh_secs(),
                     };
+                    if tokens.expiry == Expiry::Unsaid {
+                        let (shop, grant) = (&self.shop, request.grant().name());
+                        tracing::warn!(%shop, grant, code = "expiry_unsaid", "the tokens name no end; a near one is assumed");
+                    }
                     self.answer = Some((tokens, secret_id(secret), request.grant()));
                     return Event::Answer(Answer::Granted(granted));
                 }

@@ -11,6 +11,7 @@ use gatehouse_core::privacy::{self, Budget, Objects, Outcome, Privacy, Retention
 use gatehouse_core::queue::{Body, Envelope, Queues, Source, Version};
 use gatehouse_core::seal::{Place, Purpose};
 use gatehouse_core::store::Item;
+use gatehouse_shopify::webhook::Topic;
 use gatehouse_shopify::{ShopDomain, Timestamp};
 use winterbaume_core::{MockRequest, MockService};
 use winterbaume_s3::S3Service;
@@ -261,7 +262,12 @@ fn engine(
     (privacy, Queues::new(sqs.clone(), s3.clone(), settings.clone()))
 }
 
+/// A delivery as the take-in puts it into a queue. The body of a privacy topic names its shop, as Shopify's do.
 pub(crate) fn envelope(shop: &ShopDomain, topic: &str, id: &str, at: Timestamp, body: &serde_json::Value) -> Envelope {
+    let mut body = body.clone();
+    if let (true, Some(members)) = (Topic::parse(topic).is_some_and(|topic| topic.is_privacy()), body.as_object_mut()) {
+        members.entry("shop_domain").or_insert_with(|| shop.as_str().into());
+    }
     Envelope {
         v: Version,
         source: Source::Https,

@@ -616,11 +616,11 @@ async fn a_request_that_nobody_can_read_is_watched_and_kept_until_somebody_can()
     };
     let odd = json!({"customer": {"id": JOHN}, "data_request": {"id": "x"}});
     let request = envelope(&one, "customers/data_request", "odd", at(-5), &odd);
-    let shops = envelope(&two, "shop/redact", "odd-shop", at(-5), &json!(["not an object"]));
+    let shops = envelope(&two, "shop/redact", "odd-shop", at(-5), &json!({"shop_domain": "{shop}.myshopify.com"}));
     let mut gone = envelope(&two, "customers/redact", "odd-body", at(-5), &json!({}));
     gone.body =
         gatehouse_core::queue::Body::S3 { s3: format!("deliveries/{two}/w-5"), bytes: 2, sha256: "0".repeat(64) };
-    for (request, wanted) in [(&request, "bad_payload"), (&shops, "bad_payload"), (&gone, "body_gone")] {
+    for (request, wanted) in [(&request, "bad_payload"), (&shops, "shop_not_named"), (&gone, "body_gone")] {
         for _ in 0..2 {
             assert_eq!(code(request).await, wanted);
             let entry = entry(&house, &request.shop, &request.webhook_id).await;

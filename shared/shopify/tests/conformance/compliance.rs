@@ -22,6 +22,8 @@ fn check(case: &Case) -> Outcome {
 
     let topic = case.text("topic")?;
     let body = match &case.input["body"] {
+        // A case that brings a signature of its own and no body sends none.
+        Value::Null if case.has("hmac") => String::new(),
         Value::Null => sample(topic)?,
         body => body.to_string(),
     };

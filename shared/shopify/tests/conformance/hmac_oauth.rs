@@ -42,7 +42,7 @@ fn signed_query(case: &Case) -> Outcome {
         }
     }
     if let (Some(message), true, Ok(query)) = (case.expect["message"].as_str(), got.is_ok(), &query) {
-        let forms = [Form::Listed, Form::Encoded].map(|form| oauth::message(query, form));
+        let forms = [Form::Listed, Form::Encoded, Form::Pairs].map(|form| oauth::message(query, form));
         same("message among the forms", forms.iter().any(|form| form == message), true)?;
     }
     Ok(Checked::All)

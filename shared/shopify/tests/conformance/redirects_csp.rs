@@ -31,7 +31,8 @@ fn sanitised(case: &Case) -> Outcome {
     let tls = if options["require_ssl"].as_bool().unwrap_or(true) { Tls::Required } else { Tls::Optional };
     let throws = options["throw"].as_bool().unwrap_or(true);
     let base = Origin::parse(&case.fill(case.text("base")?));
-    let target = case.fill(case.text("target")?);
+    // What is no text is no target.
+    let target = case.input["target"].as_str().map(|target| case.fill(target)).unwrap_or_default();
     let got = base.and_then(|base| Ok((Destination::resolve(&base, &target, None, tls)?, base)));
     let result = case.expect["result"].as_str().ok_or_else(|| unknown("expect.result is no text"))?;
     match result {
@@ -64,21 +65,29 @@ fn exit_iframe(case: &Case) -> Outcome {
 }
 
 fn redirect(case: &Case) -> Outcome {
-    case.only(&["request_query", "target", "frame"], &["status", "location"])?;
-    if !matches!(case.input["frame"].as_str(), None | Some("_self")) {
-        return Err(unknown(format!("the frame {}", case.input["frame"])));
-    }
+    case.only(&["request_query", "target", "frame"], &["status", "location", "body_contains", "headers"])?;
+    let leaves = match case.input["frame"].as_str() {
+        None | Some("_self") => false,
+        // The document that opens the address in another window is a function's.
+        Some("_top" | "_parent" | "_blank") => true,
+        Some(other) => return Err(unknown(format!("the frame {other}"))),
+    };
     let pairs = case.input["request_query"].as_object().into_iter().flatten();
     let request = Query::from_pairs(pairs.map(|(name, value)| (name, case.fill(value.as_str().unwrap_or_default()))));
     let shop = ShopDomain::parse(request.get_all("shop").next().unwrap_or_default()).ok();
     let origin = Origin::parse(&case.fill("APP_URL")).map_err(|_| unknown("no APP_URL"))?;
     let target = case.fill(case.text("target")?);
     let got = Destination::resolve(&origin, &target, shop.as_ref(), Tls::Required);
-    status(case, got.as_ref().map_or_else(|e| e.status(), |_| 302))?;
+    status(case, got.as_ref().map_or_else(|e| e.status(), |_| if leaves { 200 } else { 302 }))?;
     if let (Some(location), Ok(destination)) = (case.expect["location"].as_str(), got) {
         same("location", destination.location(&origin, &request), case.fill(location))?;
     }
-    Ok(Checked::All)
+    let left: Vec<String> = ["body_contains", "headers"]
+        .into_iter()
+        .filter(|key| !case.expect[*key].is_null())
+        .map(str::to_owned)
+        .collect();
+    Ok(if left.is_empty() { Checked::All } else { Checked::Protocol(left) })
 }
 
 fn parent_redirect(case: &Case) -> Outcome {
