@@ -16,6 +16,7 @@ use gatehouse_local::{Local, Options, binaries};
 use gatehouse_shopify::{Scopes, ShopDomain};
 use serde_json::{Value, json};
 
+pub mod costs;
 pub mod installed;
 pub mod sign;
 

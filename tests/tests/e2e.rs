@@ -17,6 +17,8 @@ mod canary;
 mod cases;
 #[path = "e2e/cases_policy.rs"]
 mod cases_policy;
+#[path = "e2e/costs.rs"]
+mod costs;
 #[path = "e2e/extensions.rs"]
 mod extensions;
 #[path = "e2e/figures.rs"]

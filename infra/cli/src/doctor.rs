@@ -19,6 +19,8 @@ use gatehouse_shopify::token::{self, Fault, TokenError, TokenRequest};
 use gatehouse_shopify::{Scopes, ShopDomain, Timestamp};
 use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
 
 use crate::target::{Open, Target};
 use crate::{CliError, queue, table};
@@ -42,7 +44,7 @@ pub(crate) struct Arguments {
     /// The app as Shopify knows it.
     #[arg(long, default_value = "shopify.app.toml")]
     app: PathBuf,
-    /// The template whose defaults should agree with it.
+    /// The template whose defaults should agree with it; of a deployment the settings are asked instead.
     #[arg(long, default_value = "template.yaml")]
     template: PathBuf,
 }
@@ -92,6 +94,8 @@ struct Outside {
     api: Origin,
     sso: Origin,
     webhook: Option<String>,
+    /// Where Shopify calls the API: not `api` when that one lies on the host of an app that is not embedded.
+    surfaces: Option<String>,
     scopes: ScopeSettings,
     shopify: ShopifySettings,
     client_id: String,
@@ -100,11 +104,14 @@ struct Outside {
 fn outside(r: &mut Reader<'_>) -> Option<Outside> {
     let (launch, api, scopes) = (LaunchSettings::read(r), r.origin("API_URL"), ScopeSettings::read(r));
     let (shopify, client_id, sso) = (ShopifySettings::read(r), r.text("SHOPIFY_API_KEY"), r.origin("SSO_URL"));
-    let webhook = r.parsed("WEBHOOK_URL", "must be an origin: scheme and host, no path", |text| {
-        Origin::parse(text).ok().map(|origin| Some(origin.as_str().to_owned()))
-    });
-    let (launch, api, sso, webhook, scopes) = (launch?, api?, sso?, webhook?, scopes?);
-    Some(Outside { launch, api, sso, webhook, scopes, shopify: shopify?, client_id: client_id? })
+    let mut printed = |name| {
+        r.parsed(name, "must be an origin: scheme and host, no path", |text| {
+            Origin::parse(text).ok().map(|origin| Some(origin.as_str().to_owned()))
+        })
+    };
+    let (webhook, surfaces) = (printed("WEBHOOK_URL"), printed("SURFACES_URL"));
+    let (launch, api, sso, webhook, surfaces, scopes) = (launch?, api?, sso?, webhook?, surfaces?, scopes?);
+    Some(Outside { launch, api, sso, webhook, surfaces, scopes, shopify: shopify?, client_id: client_id? })
 }
 
 pub(crate) async fn run(arguments: &Arguments, target: &Target, json: bool) -> Result<bool, CliError> {
@@ -126,19 +133,12 @@ pub(crate) async fn run(arguments: &Arguments, target: &Target, json: bool) -> R
             }
             let client = client(&settings, webhook.as_deref())?;
             doors(&mut checks, &client, &settings, webhook.as_deref()).await;
-            match (&app, &webhook, target.is_local()) {
-                (Ok(app), Some(webhook), false) => {
-                    let astray = astray(app, settings.api.as_str(), webhook);
-                    checks.expect("addresses of the app proxy and the webhooks", astray.is_empty(), astray.join("; "));
-                }
-                (Ok(_), None, false) => {
-                    let unknown = "WEBHOOK_URL is not set: infra/env prints it, --webhook names it";
-                    checks.push("addresses of the app proxy and the webhooks", Verdict::Wrong, unknown);
-                }
-                _ => {}
+            if let (Ok(app), false) = (&app, target.is_local()) {
+                let astray = astray(app, settings.surfaces.as_deref(), webhook.as_deref());
+                checks.expect("addresses of the app proxy and the webhooks", astray.is_empty(), astray.join("; "));
             }
             agreement(&mut checks, &settings, app, &arguments.app, target.is_local());
-            template(&mut checks, &arguments.template, &arguments.app);
+            template(&mut checks, &arguments.template, &arguments.app, target.is_local());
         }
         Err(error) => checks.push("settings of the doors", Verdict::Wrong, error.to_string()),
     }
@@ -184,10 +184,26 @@ async fn inside(checks: &mut Checks, open: &Open) {
             Ok(Some(letters)) => {
                 let full = format!("about {} wait: gatehouse queue peek {name}", letters.waiting);
                 checks.expect(format!("queue {name}: no dead letters"), letters.waiting == 0, full);
+                if name == "events" {
+                    bridge(checks, open, &letters).await;
+                }
             }
             Ok(None) => checks.push(format!("queue {name}"), Verdict::Wrong, "it has no dead-letter queue"),
             Err(error) => checks.push(format!("queue {name}"), Verdict::Wrong, error.to_string()),
         }
+    }
+}
+
+/// What EventBridge could not hand over, where there is such a queue.
+async fn bridge(checks: &mut Checks, open: &Open, events: &queue::DeadLetters) {
+    let name = "deliveries over EventBridge: no dead letters";
+    match queue::bridge_letters(&open.sqs, events).await {
+        Ok(None) => {}
+        Ok(Some((queue, waiting))) => {
+            let full = format!("about {waiting} wait in {queue}: docs/RUNBOOK.md, bridge-dead-letters");
+            checks.expect(name, waiting == 0, full);
+        }
+        Err(error) => checks.push(name, Verdict::Wrong, error.to_string()),
     }
 }
 
@@ -328,8 +344,12 @@ async fn doors(checks: &mut Checks, client: &Client, settings: &Outside, webhook
     if let Some(page) = status(checks, "the bounce page answers", ask(client, Method::GET, &bounce, &[]).await, &[200])
     {
         let csp = header(&page, "content-security-policy").to_owned();
-        let wrong = format!("frame-ancestors must name the shop: {csp:?}");
-        checks.expect("its CSP lets the shop's admin frame it, and no one else", frames_only(&csp, NOBODY), wrong);
+        let (name, framed_by, must) = if settings.launch.embedded {
+            ("its CSP lets the shop's admin frame it, and no one else", Some(NOBODY), "must name the shop")
+        } else {
+            ("its CSP lets nobody frame it", None, "must be 'none', for the app is not embedded")
+        };
+        checks.expect(name, frames_only(&csp, framed_by), format!("frame-ancestors {must}: {csp:?}"));
         clock_of(checks, &page, clock::now());
         let body = page.text().await.unwrap_or_default();
         checks.expect("it loads App Bridge", body.contains("app-bridge.js"), "no App Bridge in the page");
@@ -364,7 +384,12 @@ async fn doors(checks: &mut Checks, client: &Client, settings: &Outside, webhook
 
     let installation = format!("{api}/v1/installation");
     let answer = ask(client, Method::GET, &installation, &[]).await;
-    if let Some(response) = status(checks, "the API wants an ID token (401)", answer, &[401]) {
+    // On its own the app's page has a login instead, and no App Bridge to be told anything.
+    let wants =
+        if settings.launch.embedded { "the API wants an ID token (401)" } else { "the API wants a login (401)" };
+    if let Some(response) = status(checks, wants, answer, &[401])
+        && settings.launch.embedded
+    {
         let retry = header(&response, "x-shopify-retry-invalid-session-request") == "1";
         checks.expect("it tells App Bridge to fetch a new one", retry, "no X-Shopify-Retry-Invalid-Session-Request");
     }
@@ -387,12 +412,19 @@ async fn doors(checks: &mut Checks, client: &Client, settings: &Outside, webhook
     }
 }
 
-/// The frame's ancestors are this shop and the admin (in the local house another admin), never everybody.
-fn frames_only(csp: &str, shop: &str) -> bool {
+/// The frame's ancestors are this shop and the admin (in the local house another admin), never everybody; without a shop they
+/// are nobody.
+fn frames_only(csp: &str, shop: Option<&str>) -> bool {
     let ancestors = csp.split(';').map(str::trim).find_map(|directive| directive.strip_prefix("frame-ancestors "));
     ancestors.is_some_and(|list| {
         let mut sources = list.split_whitespace();
-        sources.clone().any(|source| source == format!("https://{shop}")) && !sources.any(|source| source == "*")
+        match shop {
+            Some(shop) => {
+                sources.clone().any(|source| source == format!("https://{shop}"))
+                    && !sources.any(|source| source == "*")
+            }
+            None => sources.eq(["'none'"]),
+        }
     })
 }
 
@@ -409,16 +441,12 @@ fn clock_of(checks: &mut Checks, response: &Response, now: Timestamp) {
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT` in unix seconds (<https://www.rfc-editor.org/rfc/rfc9110#name-date-time-formats>).
 fn http_date(text: &str) -> Option<i64> {
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let mut parts = text.split_once(", ")?.1.split(' ');
-    let (day, month, year, time) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let month = MONTHS.iter().position(|known| *known == month)? + 1;
-    Some(Timestamp::parse_rfc3339(&format!("{year}-{month:02}-{day}T{time}Z"))?.secs())
+    OffsetDateTime::parse(text, &Rfc2822).ok().map(OffsetDateTime::unix_timestamp)
 }
 
 fn read_toml(path: &Path) -> Result<toml::Table, String> {
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-    text.parse().map_err(|_| "it is no TOML".to_owned())
+    text.parse().map_err(|_| "it is not valid TOML".to_owned())
 }
 
 fn subscriptions(app: &toml::Table) -> impl Iterator<Item = &toml::Value> {
@@ -430,13 +458,20 @@ fn words(value: Option<&toml::Value>) -> Vec<&str> {
 }
 
 /// What the app's file sends elsewhere than to this deployment: its app proxy belongs to the API, and deliveries over HTTPS
-/// have one address, which the deployment says and not this file.
-fn astray(app: &toml::Table, api: &str, webhook: &str) -> Vec<String> {
+/// have one address; where both are the deployment says and not this file.
+fn astray(app: &toml::Table, surfaces: Option<&str>, webhook: Option<&str>) -> Vec<String> {
     let mut astray = Vec::new();
     let proxy = app.get("app_proxy").and_then(|proxy| proxy.get("url")).and_then(toml::Value::as_str);
-    if let Some(url) = proxy.filter(|url| url.trim_end_matches('/') != format!("{api}/proxy")) {
-        astray.push(format!("app_proxy: {url}, not {api}/proxy"));
+    match (proxy, surfaces) {
+        (None, _) => {}
+        (Some(_), None) => astray.push("SURFACES_URL is not set: infra/env prints it".to_owned()),
+        (Some(url), Some(api)) if url.trim_end_matches('/') == format!("{api}/proxy") => {}
+        (Some(url), Some(api)) => astray.push(format!("app_proxy: {url}, not {api}/proxy")),
     }
+    let Some(webhook) = webhook else {
+        astray.push("WEBHOOK_URL is not set: infra/env prints it, --webhook names it".to_owned());
+        return astray;
+    };
     let uris = subscriptions(app).filter_map(|subscription| subscription.get("uri")?.as_str());
     let wanted = webhook.trim_end_matches('/');
     // Those over EventBridge or Pub/Sub have addresses of another kind; a path alone means a path of the App URL.
@@ -496,14 +531,17 @@ fn agreement(checks: &mut Checks, settings: &Outside, app: Result<toml::Table, S
     checks.expect("redirect URL", redirects.contains(&&*wanted), format!("{file}: {redirects:?}; settings: {wanted}"));
 }
 
-/// The template's defaults against the app's file.
-fn template(checks: &mut Checks, path: &Path, app: &Path) {
+/// The template's defaults against the app's file: those that docs/DEPLOY.md wants changed with it.
+fn template(checks: &mut Checks, path: &Path, app: &Path, local: bool) {
     let name = "the template's defaults agree with the app's file";
+    if !local {
+        return checks.push(name, Verdict::Skipped, "the settings of the deployment were compared instead");
+    }
     let Ok(text) = std::fs::read_to_string(path) else {
         return checks.push(name, Verdict::Skipped, format!("{} is not here", path.display()));
     };
     let Ok(template) = serde_yaml_ng::from_str::<serde_yaml_ng::Value>(&text) else {
-        return checks.push(name, Verdict::Wrong, format!("{} is no YAML", path.display()));
+        return checks.push(name, Verdict::Wrong, format!("{} is not valid YAML", path.display()));
     };
     let Ok(app) = read_toml(app) else {
         return checks.push(name, Verdict::Skipped, "the app's file is not here");
@@ -529,16 +567,11 @@ fn apart(app: &toml::Table, default: impl Fn(&str) -> String) -> Vec<String> {
     let value = |section: &str, name: &str| app.get(section).and_then(|s| s.get(name));
     let text = |section: &str, name: &str| value(section, name).and_then(toml::Value::as_str).unwrap_or_default();
     let scopes = |text: &str| Scopes::parse(text).to_string();
-    let embedded = app.get("embedded").and_then(toml::Value::as_bool).unwrap_or(true);
-    let legacy = value("access_scopes", "use_legacy_install_flow").and_then(toml::Value::as_bool).unwrap_or(false);
-    let flow = named(if legacy { InstallFlow::AuthorizationCode } else { InstallFlow::TokenExchange });
     let optional = words(value("access_scopes", "optional_scopes")).join(",");
     [
         ("Scopes", scopes(text("access_scopes", "scopes")), scopes(&default("Scopes"))),
         ("OptionalScopes", scopes(&optional), scopes(&default("OptionalScopes"))),
         ("ApiVersion", text("webhooks", "api_version").to_owned(), default("ApiVersion")),
-        ("Embedded", embedded.to_string(), default("Embedded")),
-        ("InstallFlow", flow.to_owned(), default("InstallFlow")),
     ]
     .into_iter()
     .filter(|(_, file, template)| file != template)
@@ -556,12 +589,10 @@ mod tests {
         let good = |parameter: &str| match parameter {
             "Scopes" => "read_customers,read_orders",
             "ApiVersion" => "2026-10",
-            "Embedded" => "true",
-            "InstallFlow" => "token_exchange",
             _ => "",
         };
         assert_eq!(apart(&app, |parameter| good(parameter).to_owned()), [""; 0]);
-        for changed in ["Scopes", "OptionalScopes", "ApiVersion", "Embedded", "InstallFlow"] {
+        for changed in ["Scopes", "OptionalScopes", "ApiVersion"] {
             let other = |parameter: &str| if parameter == changed { "write_themes" } else { good(parameter) };
             let found = apart(&app, |parameter| other(parameter).to_owned());
             assert!(found.len() == 1 && found[0].starts_with(changed), "{changed}: {found:?}");
@@ -579,16 +610,22 @@ mod tests {
     #[test]
     fn addresses_elsewhere_are_seen() {
         let app: toml::Table = include_str!("../../../shopify.app.toml").parse().unwrap();
-        let (api, hooks) = ("https://api.gatehouse.dev", "https://hooks.gatehouse.dev");
+        let (api, hooks) = (Some("https://api.gatehouse.dev"), Some("https://hooks.gatehouse.dev"));
         assert_eq!(astray(&app, api, hooks), Vec::<String>::new());
-        assert_eq!(astray(&app, "https://api.elsewhere.test", hooks).len(), 1);
-        assert!(astray(&app, api, "https://hooks.elsewhere.test").len() > 1);
+        assert_eq!(astray(&app, Some("https://api.elsewhere.test"), hooks).len(), 1);
+        assert!(astray(&app, api, Some("https://hooks.elsewhere.test")).len() > 1);
+        let unknown = astray(&app, None, None);
+        assert!(unknown.len() == 2 && unknown[0].contains("SURFACES_URL"), "{unknown:?}");
+        assert!(
+            astray(&"embedded = true".parse().unwrap(), None, hooks).is_empty(),
+            "without a proxy nothing goes astray"
+        );
         let subscription = |uri: &str| format!("[[webhooks.subscriptions]]\nuri = \"{uri}\"\n");
         let right =
             ["https://a.test/", "https://a.test", "arn:aws:events:us-east-1::event-source/x", "pubsub://project:topic"];
         for wrong in ["http://a.test", "https://a.test/webhooks", "https://a.test.b.test", "/webhooks"] {
             let all = right.map(subscription).concat() + &subscription(wrong);
-            let found = astray(&all.parse().unwrap(), api, "https://a.test");
+            let found = astray(&all.parse().unwrap(), api, Some("https://a.test"));
             assert_eq!(found, [format!("a subscription: {wrong}, not https://a.test")]);
         }
     }
@@ -596,9 +633,18 @@ mod tests {
     #[test]
     fn only_the_shop_and_the_admin_may_frame() {
         let good = "default-src 'self'; frame-ancestors https://a.myshopify.com https://admin.shopify.com;";
-        assert!(frames_only(good, "a.myshopify.com"));
-        assert!(!frames_only(good, "b.myshopify.com"));
-        assert!(!frames_only("frame-ancestors * https://a.myshopify.com", "a.myshopify.com"));
-        assert!(!frames_only("default-src 'self'", "a.myshopify.com"));
+        assert!(frames_only(good, Some("a.myshopify.com")));
+        assert!(!frames_only(good, Some("b.myshopify.com")));
+        assert!(!frames_only("frame-ancestors * https://a.myshopify.com", Some("a.myshopify.com")));
+        assert!(!frames_only("default-src 'self'", Some("a.myshopify.com")));
+    }
+
+    #[test]
+    fn nobody_may_frame_what_is_not_embedded() {
+        assert!(frames_only("frame-ancestors 'none';", None));
+        for wrong in ["frame-ancestors https://a.myshopify.com", "frame-ancestors 'none' *", "default-src 'self'", ""] {
+            assert!(!frames_only(wrong, None), "{wrong}");
+        }
+        assert!(!frames_only("frame-ancestors 'none';", Some("a.myshopify.com")), "an embedded app would not show");
     }
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::error::ProvideErrorMetadata;
+use aws_sdk_sqs::operation::get_queue_url::GetQueueUrlError;
 use aws_sdk_sqs::types::{MessageSystemAttributeName, QueueAttributeName};
 use clap::ValueEnum;
 use gatehouse_core::deliveries;
@@ -76,11 +77,30 @@ pub(crate) async fn dead_letters(sqs: &Client, source: &str) -> Result<Option<De
     let name = arn.rsplit(':').next().unwrap_or_default();
     let url = sqs.get_queue_url().queue_name(name).send().await.map_err(|e| refused(&e))?.queue_url;
     let Some(url) = url else { return Ok(None) };
-    let wanted = QueueAttributeName::ApproximateNumberOfMessages;
-    let asked = sqs.get_queue_attributes().queue_url(&url).attribute_names(wanted.clone());
-    let attributes = asked.send().await.map_err(|e| refused(&e))?.attributes.unwrap_or_default();
-    let waiting = attributes.get(&wanted).and_then(|n| n.parse().ok()).unwrap_or(0);
+    let waiting = waiting(sqs, &url).await?;
     Ok(Some(DeadLetters { arn: arn.to_owned(), url, waiting }))
+}
+
+/// Roughly how many messages can be received from a queue.
+async fn waiting(sqs: &Client, url: &str) -> Result<u64, CliError> {
+    let wanted = QueueAttributeName::ApproximateNumberOfMessages;
+    let asked = sqs.get_queue_attributes().queue_url(url).attribute_names(wanted.clone());
+    let attributes = asked.send().await.map_err(|e| refused(&e))?.attributes.unwrap_or_default();
+    Ok(attributes.get(&wanted).and_then(|n| n.parse().ok()).unwrap_or(0))
+}
+
+/// The queue of what EventBridge could not hand over, as the template names it beside the events' dead letters, and roughly
+/// how many lie there. `None` for a deployment that takes nothing from EventBridge, and for the local house.
+pub(crate) async fn bridge_letters(sqs: &Client, events: &DeadLetters) -> Result<Option<(String, u64)>, CliError> {
+    let stack = events.arn.rsplit(':').next().and_then(|name| name.strip_suffix("-events-dead"));
+    let Some(name) = stack.map(|stack| format!("{stack}-bridge-dead")) else { return Ok(None) };
+    let url = match sqs.get_queue_url().queue_name(&name).send().await {
+        Ok(found) => found.queue_url,
+        Err(error) if error.as_service_error().is_some_and(GetQueueUrlError::is_queue_does_not_exist) => None,
+        Err(error) => return Err(refused(&error)),
+    };
+    let Some(url) = url else { return Ok(None) };
+    Ok(Some((name, waiting(sqs, &url).await?)))
 }
 
 pub(crate) async fn run(command: Command, target: &Target, json: bool) -> Result<bool, CliError> {

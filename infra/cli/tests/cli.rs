@@ -422,19 +422,141 @@ async fn the_doctor_knows_where_deliveries_must_go() {
     let arguments = ["doctor", "--app", &app];
 
     write("https://hooks.another-stack.test");
-    let (_, report) = desk.outside(&harness, &[], &arguments).await;
+    let surfaces = ("SURFACES_URL", api);
+    let (_, report) = desk.outside(&harness, &[surfaces], &arguments).await;
     let (found, why) = verdict(&report, NAME);
     assert!(found == "WRONG" && why.contains("WEBHOOK_URL"), "without its own address it cannot say: {report:#}");
-    let (_, report) = desk.outside(&harness, &[("WEBHOOK_URL", hooks)], &arguments).await;
+    let (_, report) = desk.outside(&harness, &[surfaces, ("WEBHOOK_URL", hooks)], &arguments).await;
     let (found, why) = verdict(&report, NAME);
     assert!(found == "WRONG" && why.contains("another-stack"), "{report:#}");
     assert_eq!(verdict(&report, "webhooks take POST only (405)").0, "ok", "it asks the deployment, not the file");
 
     write(hooks);
-    let (_, report) = desk.outside(&harness, &[("WEBHOOK_URL", hooks)], &arguments).await;
+    let (_, report) = desk.outside(&harness, &[surfaces, ("WEBHOOK_URL", hooks)], &arguments).await;
     assert_eq!(verdict(&report, NAME), ("ok", ""));
-    let (_, report) = desk.outside(&harness, &[], &[&arguments[..], &["--webhook", hooks]].concat()).await;
+    let (_, report) = desk.outside(&harness, &[surfaces], &[&arguments[..], &["--webhook", hooks]].concat()).await;
     assert_eq!(verdict(&report, NAME), ("ok", ""));
+}
+
+/// An app that is not embedded has its page's API on its own host, and its proxy elsewhere; nobody may frame it; and the two
+/// parameters that make it so are no defaults of the template's.
+#[tokio::test]
+async fn the_doctor_finds_a_healthy_standalone_house_healthy() {
+    const ADDRESSES: &str = "addresses of the app proxy and the webhooks";
+    const FRAMED: &str = "its CSP lets nobody frame it";
+    const LOGIN: &str = "the API wants a login (401)";
+    let settings = gatehouse_local::standalone();
+    let options = Options { mappings: false, one_domain: true, settings, ..Options::default() };
+    let harness = Harness::with(options).await;
+    let desk = Desk::of(&harness, &[("SHOPIFY_OPTIONAL_SCOPES", "")], &[]);
+    let (app, hooks) = (harness.setting("APP_URL"), &harness.local.addresses().webhook);
+    let (client_id, surfaces) = (harness.setting("SHOPIFY_API_KEY"), "https://api.gate.example");
+    let file = desk.file("shopify.app.toml");
+    let write = |changed: &str, into: &str| {
+        let text = format!(
+            "client_id = \"{client_id}\"\napplication_url = \"{app}\"\nembedded = false\n[access_scopes]\n\
+             scopes = \"read_customers,read_orders\"\noptional_scopes = []\nuse_legacy_install_flow = true\n\
+             [auth]\nredirect_urls = [\"{app}/auth/callback\"]\n[app_proxy]\nurl = \"{surfaces}/proxy\"\n\
+             [webhooks]\napi_version = \"2026-10\"\n[[webhooks.subscriptions]]\ncompliance_topics = \
+             [\"customers/data_request\", \"customers/redact\", \"shop/redact\"]\nuri = \"{hooks}\"\n"
+        );
+        assert!(text.contains(changed));
+        std::fs::write(&file, text.replace(changed, into)).unwrap();
+    };
+    let arguments = ["doctor", "--app", &file, "--webhook", hooks];
+    let printed = [("SURFACES_URL", surfaces), ("SHOPIFY_OPTIONAL_SCOPES", "")];
+    let report = async |settings: &[(&str, &str)]| desk.outside(&harness, settings, &arguments).await;
+
+    write("", "");
+    let (code, healthy) = report(&printed).await;
+    assert_eq!((code, by_verdict(&healthy).get("WRONG")), (0, None), "{healthy:#}");
+    for changed in [ADDRESSES, FRAMED, LOGIN] {
+        assert_eq!(verdict(&healthy, changed), ("ok", ""));
+    }
+    assert_eq!(verdict(&healthy, "the template's defaults agree with the app's file").0, "skipped");
+    let (code, local) = desk.run(&["doctor", "--app", &file]).await;
+    assert_eq!((code, by_verdict(&local).get("WRONG")), (0, None), "{local:#}");
+
+    // The front gives `/proxy` on the app's own host to nobody who could answer it.
+    write(&format!("{surfaces}/proxy"), &format!("{app}/proxy"));
+    let (code, wrong) = report(&printed).await;
+    assert_eq!((code, verdict(&wrong, ADDRESSES).0), (1, "WRONG"), "{wrong:#}");
+    assert!(verdict(&wrong, ADDRESSES).1.contains(&format!("not {surfaces}/proxy")), "{wrong:#}");
+    write("", "");
+    let (_, wrong) = report(&printed[1..]).await;
+    assert!(verdict(&wrong, ADDRESSES).1.contains("SURFACES_URL"), "{wrong:#}");
+    let careless = careless("200 OK", "").await;
+    let (_, wrong) = report(&[&printed[..], &[("APP_URL", &*careless), ("API_URL", &*careless)]].concat()).await;
+    assert_eq!((verdict(&wrong, FRAMED).0, verdict(&wrong, LOGIN).0), ("WRONG", "WRONG"), "{wrong:#}");
+    for (check, from, to) in [
+        ("embedded or not", "embedded = false", "embedded = true"),
+        ("install flow", "use_legacy_install_flow = true", "use_legacy_install_flow = false"),
+        ("required scopes", "read_customers,read_orders", "read_customers"),
+        ("API version", "2026-10", "2026-07"),
+    ] {
+        write(from, to);
+        let (code, wrong) = report(&printed).await;
+        assert_eq!((code, verdict(&wrong, check).0), (1, "WRONG"), "{wrong:#}");
+    }
+}
+
+#[tokio::test]
+async fn the_doctor_looks_at_what_eventbridge_could_not_hand_over() {
+    const NAME: &str = "deliveries over EventBridge: no dead letters";
+    let harness = quiet().await;
+    let aws = harness.local.aws();
+    let queue = async |name: &str, attributes: Value| {
+        let input = json!({ "QueueName": name, "Attributes": attributes });
+        aws.call("sqs", "CreateQueue", &input).await.unwrap()["QueueUrl"].as_str().unwrap().to_owned()
+    };
+    queue("stack-events-dead", json!({})).await;
+    let arn = "arn:aws:sqs:us-east-1:123456789012:stack-events-dead";
+    let policy = json!({ "deadLetterTargetArn": arn, "maxReceiveCount": "5" }).to_string();
+    let events = queue("stack-events", json!({ "RedrivePolicy": policy })).await;
+    let desk = Desk::of(&harness, &[("EVENTS_QUEUE_URL", &events)], &[]);
+    let named = |report: &Value| report["checks"].as_array().unwrap().iter().any(|check| check["check"] == NAME);
+    let (_, report) = desk.run(&["doctor"]).await;
+    assert_eq!(verdict(&report, "queue events: no dead letters").0, "ok", "{report:#}");
+    assert!(!named(&report), "a stack without EventBridge: {report:#}");
+
+    queue("stack-bridge-dead", json!({})).await;
+    let (_, report) = desk.run(&["doctor"]).await;
+    assert_eq!(verdict(&report, NAME), ("ok", ""), "{report:#}");
+    harness.enqueue("stack-bridge-dead", "{}").await;
+    let (code, report) = desk.run(&["doctor"]).await;
+    let (found, why) = verdict(&report, NAME);
+    assert!(code == 1 && found == "WRONG" && why.contains("stack-bridge-dead"), "{report:#}");
+}
+
+/// `infra/env` with an AWS CLI that answers for a deployed stack.
+#[tokio::test]
+async fn the_stacks_outputs_become_settings_of_the_command() {
+    let directory = tempfile::tempdir().unwrap();
+    let aws = directory.path().join("aws");
+    let run = async |outputs: Value| {
+        let script = format!(
+            "#!/bin/sh\ncase $1 in\ncloudformation) echo '{outputs}';;\n*) echo '{{\"LOG_LEVEL\": \"info\"}}';;\nesac\n"
+        );
+        std::fs::write(&aws, script).unwrap();
+        std::fs::set_permissions(&aws, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        let path = format!("{}:/usr/local/bin:/usr/bin:/bin", directory.path().display());
+        let mut command = tokio::process::Command::new(root().join("infra/env"));
+        let output = command.arg("gatehouse").env_clear().env("PATH", path).output().await.unwrap();
+        let text = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+        (output.status.success(), text)
+    };
+    let output = |key: &str, value: &str| json!({ "OutputKey": key, "OutputValue": value });
+    let (webhook, api) =
+        (output("WebhookUrl", "https://hooks.gate.example"), output("ApiUrl", "https://api.gate.example"));
+    let (good, text) = run(json!([webhook, api, output("AppUrl", "https://app.gate.example")])).await;
+    assert!(good, "{text}");
+    let lines = "export LOG_LEVEL=info\nexport SURFACES_URL=https://api.gate.example\n\
+                 export WEBHOOK_URL=https://hooks.gate.example\n";
+    assert_eq!(text, lines);
+    for (left, missing) in [(api, "WebhookUrl"), (webhook, "ApiUrl")] {
+        let (good, text) = run(json!([left])).await;
+        assert!(!good && text.contains(missing), "{text}");
+    }
 }
 
 #[tokio::test]

@@ -115,6 +115,12 @@ pub static SETTINGS: &[Setting] = &[
         "Origin of the `webhook` function, for the operator's command alone: `infra/env` prints it.",
         "https://hooks.gatehouse.dev",
     ),
+    optional(
+        "SURFACES_URL",
+        "Origin that the app proxy, Flow actions, fulfillment and extensions call, for the operator's command alone: `infra/env` \
+         prints it.",
+        "https://api.gatehouse.dev",
+    ),
     optional("SHOPIFY_ENDPOINT_URL", "Another address for Shopify. Refused in production.", "http://127.0.0.1:8080"),
 ];
 
