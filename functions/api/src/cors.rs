@@ -2,12 +2,11 @@
 //!
 //! It must never allow credentials, or answer an origin of the caller's choice.
 
-use gatehouse_core::http::Response;
+use gatehouse_core::http::{Request, Response};
 use gatehouse_shopify::csp::{REAUTHORIZE_HEADER, RETRY_HEADER};
-use http::StatusCode;
-use http::header;
+use http::{Method, StatusCode, header};
 
-use crate::routes::Surface;
+use crate::routes::{self, Surface};
 
 /// How long a browser may remember a preflight, in seconds: Chromium's own limit.
 const MAX_AGE: &str = "7200";
@@ -17,8 +16,14 @@ pub fn preflight() -> Response {
     Response::empty(StatusCode::NO_CONTENT)
 }
 
-/// Puts the headers on that the surface allows this origin. `own` is the app's origin.
-pub fn dress(response: Response, surface: Surface, own: &str, origin: Option<&str>, preflight: bool) -> Response {
+/// Puts the headers on that the route's surface allows the asking origin, whatever the answer is and whoever made it: a page
+/// gets to read no other. `own` is the app's origin.
+pub fn dress(response: Response, request: &Request, own: &str) -> Response {
+    let surface = routes::find(&request.method, &request.path).surface();
+    allow(response, surface, own, request.header("origin"), request.method == Method::OPTIONS)
+}
+
+fn allow(response: Response, surface: Surface, own: &str, origin: Option<&str>, preflight: bool) -> Response {
     let (allowed, response) = match surface {
         Surface::Server => return response,
         Surface::Extension => (Some("*"), response),
@@ -55,7 +60,7 @@ mod tests {
     const OWN: &str = "https://app.gatehouse.dev";
 
     fn allowed(surface: Surface, origin: Option<&str>) -> Option<String> {
-        let response = dress(preflight(), surface, OWN, origin, true);
+        let response = allow(preflight(), surface, OWN, origin, true);
         let headers = response.headers();
         assert!(!headers.contains_key(header::ACCESS_CONTROL_ALLOW_CREDENTIALS));
         assert_eq!(headers.contains_key(header::VARY), surface == Surface::App);
@@ -81,9 +86,36 @@ mod tests {
         assert_eq!(allowed(Surface::Server, Some(OWN)), None);
     }
 
+    /// The loop's own answers (a panic, a timeout, what cannot be read) know no route of their own: the request says which.
+    #[test]
+    fn the_address_and_the_method_say_who_asks() {
+        let allowed = |method: &str, path: &str| {
+            let event = serde_json::json!({
+                "requestContext": {"http": {"method": method}}, "rawPath": path, "headers": {"origin": OWN},
+            });
+            let request = Request::from_event(event).unwrap();
+            let response = dress(Response::empty(StatusCode::SERVICE_UNAVAILABLE), &request, OWN);
+            let allow = response.headers().get(header::ACCESS_CONTROL_ALLOW_ORIGIN)?;
+            let preflight = response.headers().contains_key(header::ACCESS_CONTROL_MAX_AGE);
+            Some((allow.to_str().unwrap().to_owned(), preflight))
+        };
+        for (method, path, found) in [
+            ("GET", "/v1/customers", Some((OWN, false))),
+            ("OPTIONS", "/v1/customers", Some((OWN, true))),
+            ("DELETE", "/v1/customers", Some((OWN, false))),
+            ("GET", "/v1/nothing", Some((OWN, false))),
+            ("GET", "/ext/pos", Some(("*", false))),
+            ("POST", "/flow/count-run", None),
+            ("GET", "/", None),
+        ] {
+            let found = found.map(|(origin, preflight)| (origin.to_owned(), preflight));
+            assert_eq!(allowed(method, path), found, "{method} {path}");
+        }
+    }
+
     #[test]
     fn a_refusals_headers_can_be_read() {
-        let response = dress(Response::empty(StatusCode::UNAUTHORIZED), Surface::App, OWN, Some(OWN), false);
+        let response = allow(Response::empty(StatusCode::UNAUTHORIZED), Surface::App, OWN, Some(OWN), false);
         let exposed = response.headers().get(header::ACCESS_CONTROL_EXPOSE_HEADERS).unwrap().to_str().unwrap();
         assert!(exposed.contains(RETRY_HEADER) && exposed.contains("Retry-After"), "{exposed}");
     }

@@ -28,7 +28,8 @@ pub(crate) fn json<T: DeserializeOwned>(request: &Request) -> Result<T, Problem>
     }
     let value: serde_json::Value =
         serde_json::from_slice(&request.body).map_err(|_| Problem::BadRequest("The body is not JSON."))?;
-    serde_json::from_value(value).map_err(|_| Problem::Unprocessable("The body has not the form that this takes."))
+    serde_json::from_value(value)
+        .map_err(|_| Problem::Unprocessable("The body does not match the schema; see GET /v1/openapi.json."))
 }
 
 /// `cursor` and `limit`.
@@ -47,7 +48,7 @@ impl Paging {
         let query =
             Query::parse(&request.raw_query).map_err(|_| Problem::BadRequest("The query could not be read."))?;
         let one = |name: &str| {
-            query.get_one(name).map_err(|_| Problem::Unprocessable("`cursor` and `limit` may stand once."))
+            query.get_one(name).map_err(|_| Problem::Unprocessable("Send `cursor` and `limit` at most once."))
         };
         let limit = match one("limit")? {
             None => USUAL,

@@ -35,7 +35,6 @@ use gatehouse_core::secrets::SecretStore;
 use gatehouse_core::vault::Vault;
 use gatehouse_core::{aws, clock};
 use gatehouse_shopify::Timestamp;
-use http::Method;
 use lambda_runtime::Error;
 
 use proof::{Extension, Merchant, Proof, Proxied, SignedBody};
@@ -108,7 +107,9 @@ pub async fn run() -> Result<(), Error> {
     if let Err(error) = api.secrets.get().await {
         tracing::warn!(code = error.code(), "the secrets could not be read at start");
     }
-    web::serve(environment, async |request| api.handle(request).await).await
+    let own = api.settings.launch.app_url.as_str();
+    let dress = |request: &Request, response| cors::dress(response, request, own);
+    web::serve_dressed(environment, async |request| api.handle(request).await, dress).await
 }
 
 impl Api {
@@ -125,19 +126,16 @@ impl Api {
         Ok(Self { settings, secrets, vault, admin, privacy })
     }
 
-    /// Answers one request.
+    /// Answers one request, before [`cors::dress`].
     pub async fn handle(&self, request: Request) -> Response {
-        let own = self.settings.launch.app_url.as_str();
-        let (surface, response) = match routes::find(&request.method, &request.path) {
+        match routes::find(&request.method, &request.path) {
             Found::Route { route, param } => {
-                (route.surface, Box::pin(self.answer(route.endpoint, &request, param)).await.on_route(route.label))
+                Box::pin(self.answer(route.endpoint, &request, param)).await.on_route(route.label)
             }
-            Found::Preflight(surface) => (surface, cors::preflight().on_route("OPTIONS")),
-            Found::OtherMethod { surface, allow } => (surface, request.problem(&Problem::MethodNotAllowed(allow))),
-            Found::Nothing(surface) => (surface, request.problem(&Problem::NotFound)),
-        };
-        let preflight = request.method == Method::OPTIONS;
-        cors::dress(response, surface, own, request.header("origin"), preflight)
+            Found::Preflight(_) => cors::preflight().on_route("OPTIONS"),
+            Found::OtherMethod { allow, .. } => request.problem(&Problem::MethodNotAllowed(allow)),
+            Found::Nothing(_) => request.problem(&Problem::NotFound),
+        }
     }
 
     async fn answer(&self, endpoint: Endpoint, request: &Request, param: &str) -> Response {

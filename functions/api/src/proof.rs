@@ -158,7 +158,7 @@ async fn installed(
 
 async fn login(api: &Api, request: &Request) -> Result<Login, Refusal> {
     let refused = |error: LoginError| {
-        let problem = if error == LoginError::WrongCsrfToken { Problem::Forbidden } else { Problem::Reauthenticate };
+        let problem = if error == LoginError::WrongCsrfToken { Problem::StalePage } else { Problem::Reauthenticate };
         Refusal::new(problem, error.code())
     };
     let now = clock::now();
@@ -294,7 +294,7 @@ impl Proof for Proxied {
             let problem = match error.status() {
                 401 => Problem::BadSignature,
                 414 => Problem::UriTooLong,
-                _ => Problem::BadRequest("The query cannot be read in one way only."),
+                _ => Problem::BadRequest("The query is ambiguous: call the app through the storefront."),
             };
             Refusal::new(problem, error.code())
         })?;
@@ -363,7 +363,7 @@ fn body_refused(surface: &'static str, error: &BodyError) -> Refusal {
     let problem = match error.status() {
         401 => Problem::BadSignature,
         413 => Problem::BodyTooLarge,
-        _ => Problem::BadRequest("The signed request is not of the form that this takes."),
+        _ => Problem::BadRequest("The signed request is not of the form that this takes; see GET /v1/openapi.json."),
     };
     Refusal::new(problem, error.code())
 }

@@ -132,6 +132,16 @@ pub enum Found<'r> {
     Nothing(Surface),
 }
 
+impl Found<'_> {
+    /// Who asks there.
+    pub fn surface(&self) -> Surface {
+        match self {
+            Self::Route { route, .. } => route.surface,
+            Self::OtherMethod { surface, .. } | Self::Preflight(surface) | Self::Nothing(surface) => *surface,
+        }
+    }
+}
+
 /// Finds what answers.
 pub fn find<'r>(method: &Method, path: &'r str) -> Found<'r> {
     let wanted = if method == Method::HEAD { "GET" } else { method.as_str() };

@@ -19,7 +19,7 @@ use gatehouse_shopify::bot::is_bot;
 use gatehouse_shopify::callback::{self, CallbackError, CodeExchange, Outcome};
 use gatehouse_shopify::host::Host;
 use gatehouse_shopify::login::{self, Login};
-use gatehouse_shopify::oauth::{self, OauthError};
+use gatehouse_shopify::oauth::OauthError;
 use gatehouse_shopify::redirect::{OwnPath, ShopifyUrl};
 use gatehouse_shopify::state::{Language, Nonce, State};
 use http::Method;
@@ -124,7 +124,8 @@ impl Callback {
         }
     }
 
-    /// Starts the code grant for the shop of a signed launch: nonce, cookie, and off to Shopify.
+    /// Starts the code grant for the shop of a launch that Shopify signed, or that `install` verified: nonce, cookie, and off to
+    /// Shopify.
     async fn begin(&self, request: &Request) -> Response {
         if request.header("user-agent").is_some_and(is_bot) {
             return request.page(Page::Gone);
@@ -133,12 +134,12 @@ impl Callback {
         let verified = self
             .secrets
             .check(
-                |secrets| oauth::verify_launch(&request.raw_query, secrets.client(), now),
+                |secrets| begin::verify(&request.raw_query, secrets.client(), now),
                 |error| *error == OauthError::InvalidHmac,
             )
             .await;
-        let launch = match verified {
-            Ok(Ok(launch)) => launch,
+        let (shop, generation) = match verified {
+            Ok(Ok(verified)) => verified,
             Ok(Err(error)) => {
                 refused("launch", error.code());
                 return request.page(page_of(error)).with_code(error.code());
@@ -148,9 +149,8 @@ impl Callback {
                 return request.page(Page::Unavailable);
             }
         };
-        matched("launch", launch.matched());
+        matched("launch", generation);
         let Ok(secrets) = self.secrets.get().await else { return request.page(Page::Unavailable) };
-        let shop = launch.shop().clone();
         let nonce = Nonce::new(clock::random_bytes());
         let to = begin::authorize_url(
             &shop,
@@ -211,25 +211,20 @@ impl Callback {
                     },
                     Err(error) => {
                         tracing::error!(code = error.code(), "the nonce could not be marked as used");
-                        request.page(Page::Unavailable).with_code(error.code())
+                        // The code is unspent and the page says to try again: the cookie stays, so that a reload can.
+                        let page = self.retry_page(request, Page::Unavailable, &shop);
+                        return page.with_code(error.code()).for_shop(&shop);
                     }
                 }
                 .for_shop(&shop)
             }
             Outcome::Restart { shop, error } => {
                 refused("callback", error.code());
-                self.retry_page(request, Page::StateMissing, &shop).with_code(error.code()).for_shop(&shop)
+                self.retry_page(request, page_of_callback(error), &shop).with_code(error.code()).for_shop(&shop)
             }
             Outcome::Refused(error) => {
                 refused("callback", error.code());
-                let page = match error {
-                    CallbackError::AccessDenied => Page::AccessDenied,
-                    CallbackError::Bot => Page::Gone,
-                    CallbackError::Oauth(error) => page_of(error),
-                    CallbackError::StateCookieMissing => Page::StateMissing,
-                    _ => Page::BadRequest,
-                };
-                request.page(page).with_code(error.code())
+                request.page(page_of_callback(error)).with_code(error.code())
             }
         };
         response.with_cookie(decision.clear_cookie)
@@ -318,6 +313,16 @@ impl Callback {
         let to = begin::managed_install_url(shop, &self.settings.app.client_id);
         let retry = self.at_shopify(shop, &to).ok();
         page.render(request.locale(), &request.request_id, retry.as_ref(), "frame-ancestors 'none';")
+    }
+}
+
+fn page_of_callback(error: CallbackError) -> Page {
+    match error {
+        CallbackError::AccessDenied => Page::AccessDenied,
+        CallbackError::Bot => Page::Gone,
+        CallbackError::Oauth(error) => page_of(error),
+        CallbackError::StateCookieMissing => Page::StateMissing,
+        _ => Page::BadRequest,
     }
 }
 

@@ -12,19 +12,26 @@ const words = japanese
       installation: "インストール", shop: "ストア", status: "状態", since: "インストール日時", scopes: "アクセス権限",
       missing: "不足している権限", grant: "権限を許可する", customers: "顧客", name: "名前", email: "メール", phone: "電話",
       updated: "更新日時", more: "さらに表示", requests: "プライバシー リクエスト", topic: "種類", received: "受付日時",
-      due: "期限", download: "書き出しを保存", none: "まだ何もありません。", loading: "読み込み中…", shown: "件を表示",
+      due: "期限", export: "書き出し", download: "書き出しを保存", none: "まだ何もありません。", loading: "読み込み中…", shown: "件を表示",
       dead: "このアプリとストアの接続が切れています。アプリをもう一度開いて接続し直してください。", again: "接続し直す",
       failed: "読み込めませんでした。", retry: "もう一度試す", reference: "お問い合わせ番号",
       expired: "期限切れ", refresh: "更新",
       live: "Shopify のストア情報", currency: "通貨", timezone: "タイムゾーン", plan: "プラン", development: "開発ストア",
       plus: "Plus", standard: "通常",
+      says: {
+        installed: "インストール済み", needs_reauth: "再接続が必要", uninstalled: "アンインストール済み",
+        received: "受付済み", working: "処理中", done: "完了", nothing_held: "該当データなし", failed: "失敗",
+        "customers/data_request": "顧客データの開示請求", "customers/redact": "顧客データの削除", "shop/redact": "ストアのデータの削除",
+      },
       reasons: {
         throttled: "Shopify が混み合っています。少し待ってから、もう一度お試しください。",
         shopify_down: "Shopify から応答がありません。しばらくしてから、もう一度お試しください。",
         shop_frozen: "このストアは Shopify により凍結されています。管理画面でお支払いをご確認ください。",
         shop_locked: "このストアは Shopify によりロックされています。Shopify サポートにお問い合わせください。",
         missing_scopes: "このアプリに必要な権限がストアで許可されていません。",
-        forbidden: "このページは別のログインのものです。ページを再読み込みしてください。",
+        stale_page: "このページは別のログインのものです。ページを再読み込みしてください。",
+        open_again: "Shopify 管理画面からアプリをもう一度開いてください。",
+        forbidden: "この操作は許可されていません。ストアの管理者にお問い合わせください。",
         unavailable: "一時的に利用できません。1 分ほど待ってから、もう一度お試しください。",
         outcome_unknown: "変更が行われたかどうか確認できませんでした。ページを更新し、現在の状態を確かめてから、もう一度お試しください。",
         refused: "現在、Shopify はこのアプリにこの操作を許可していません。お問い合わせ番号を添えて、アプリのサポートにお知らせください。",
@@ -37,19 +44,23 @@ const words = japanese
       installation: "Installation", shop: "Shop", status: "Status", since: "Installed", scopes: "Access scopes",
       missing: "Missing scopes", grant: "Grant access", customers: "Customers", name: "Name", email: "E-mail", phone: "Phone",
       updated: "Updated", more: "Show more", requests: "Privacy requests", topic: "Kind", received: "Received",
-      due: "Due", download: "Save export", none: "Nothing here yet.", loading: "Loading…", shown: "shown",
+      due: "Due", export: "Export", download: "Save export", none: "Nothing here yet.", loading: "Loading…", shown: "shown",
       dead: "The connection between this app and the shop has ended. Open the app again to reconnect it.", again: "Reconnect",
       failed: "This could not be loaded.", retry: "Try again", reference: "Reference",
       expired: "expired", refresh: "Refresh",
       live: "Shop, as Shopify has it now", currency: "Currency", timezone: "Time zone", plan: "Plan",
       development: "Development store", plus: "Plus", standard: "Standard",
+      // The API's own words are English.
+      says: {},
       reasons: {
         throttled: "Shopify is busy right now. Wait a moment and try again.",
         shopify_down: "Shopify does not answer. Wait a minute and try again.",
         shop_frozen: "Shopify has frozen this shop. Settle its account in the Shopify admin.",
         shop_locked: "Shopify has locked this shop. Ask Shopify's support.",
         missing_scopes: "The shop has not granted what this needs.",
-        forbidden: "This page belongs to another login. Reload it.",
+        stale_page: "This page belongs to another login. Reload it.",
+        open_again: "Open the app again from the Shopify admin.",
+        forbidden: "You may not do this. Ask somebody who runs the shop.",
         unavailable: "This is out of order for the moment. Wait a minute and try again.",
         outcome_unknown: "It is not known whether the change was made. Refresh, and look before you try again.",
         refused: "Shopify does not let the app do this at present. Contact the app's support and quote the reference.",
@@ -59,10 +70,14 @@ const words = japanese
       },
     };
 
+/** A state or a kind that the API names, as this page's reader calls it. */
+const said = (name) => words.says[name] ?? name;
+
 /** Which words go with each code of the API. Its own sentences are for whoever runs the app, and are never shown. */
 const reasons = {
   throttled: "throttled", shopify_down: "shopify_down", shop_frozen: "shop_frozen", shop_locked: "shop_locked",
-  missing_scopes: "missing_scopes", forbidden: "forbidden", unavailable: "unavailable", timeout: "unavailable",
+  missing_scopes: "missing_scopes", forbidden: "forbidden", stale_page: "stale_page", open_again: "open_again",
+  unavailable: "unavailable", timeout: "unavailable",
   outcome_unknown: "outcome_unknown",
   egress_refused: "refused", shopify_forbidden: "refused", protected_data: "refused", shopify_rejected: "refused",
   shopify_refused: "refused", no_optional_scopes: "refused",
@@ -181,7 +196,7 @@ function trouble(error, retry) {
   const reason = error instanceof Refused ? words.reasons[reasons[error.code]] : undefined;
   box.append(element("p", dead ? words.dead : reason || words.failed));
   if (error.reference) box.append(element("p", `${words.reference}: ${error.reference}`, { class: "quiet" }));
-  const stale = standalone && error instanceof Refused && error.code === "forbidden";
+  const stale = standalone && error instanceof Refused && error.code === "stale_page";
   // A launch asks for what is required and not granted; whoever has granted it elsewhere tries again.
   if (error instanceof Refused && error.code === "missing_scopes") box.append(button(words.grant, reconnect, "primary"));
   if (dead) box.append(button(words.again, reconnect, "primary"));
@@ -237,7 +252,7 @@ async function installation(body) {
   const held = await (await call("/v1/installation")).json();
   body.replaceChildren(facts([
     [words.shop, held.shop],
-    [words.status, element("s-badge", held.status, { class: "badge", tone: held.status === "installed" ? "success" : "critical" })],
+    [words.status, element("s-badge", said(held.status), { class: "badge", tone: held.status === "installed" ? "success" : "critical" })],
     [words.since, date(held.installed_at)],
     [words.scopes, held.scopes.join(", ")],
   ]));
@@ -301,8 +316,8 @@ const customers = paged("/v1/customers", words.customers, [words.name, words.ema
   customer.email, customer.phone, date(customer.updated_at),
 ]);
 
-const requests = paged("/v1/privacy/requests", words.requests, [words.topic, words.status, words.received, words.due, ""], (request) => [
-  request.topic, element("s-badge", request.state, { class: "badge", tone: request.state === "done" ? "success" : "info" }),
+const requests = paged("/v1/privacy/requests", words.requests, [words.topic, words.status, words.received, words.due, words.export], (request) => [
+  said(request.topic), element("s-badge", said(request.state), { class: "badge", tone: request.state === "done" ? "success" : "info" }),
   date(request.received_at), date(request.due_at), exportCell(request),
 ]);
 

@@ -60,6 +60,7 @@ mod tests {
             let said = SCRIPT.body.matches(&format!("\n        {words}: \"")).count();
             assert_eq!(said, 2, "{words}, in English and in Japanese");
         }
+        assert_eq!(SCRIPT.body.matches("\n      says: {").count(), 2, "in English and in Japanese");
         assert!(!SCRIPT.body.contains(".detail") && !SCRIPT.body.contains("error.message"));
     }
 

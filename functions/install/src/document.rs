@@ -3,7 +3,7 @@
 //! Each says who may frame it; none holds a token or a secret; text from outside is escaped.
 
 use gatehouse_core::config::FrontSettings;
-use gatehouse_core::http::{Location, Response};
+use gatehouse_core::http::{Location, Request, Response};
 use gatehouse_core::pages::Locale;
 use gatehouse_shopify::ShopDomain;
 use gatehouse_shopify::csp::{POLARIS_URL, escape_attribute, frame_ancestors};
@@ -34,6 +34,24 @@ impl House<'_> {
                 policy.replacen("https://admin.shopify.com", &format!("https://admin.shopify.com {admin}"), 1)
             }
             _ => policy,
+        }
+    }
+
+    /// Lets the admin show a page that says that something of ours failed, also where no shop was proven before it did: it would
+    /// have stood where the app stands, and the browser would say no more than that the app "refused to connect".
+    pub fn show_failure(&self, request: &Request, response: Response) -> Response {
+        let closed = frame_ancestors(None);
+        let closed = closed.trim_end_matches(';');
+        let policy = response.headers().get(header::CONTENT_SECURITY_POLICY).and_then(|policy| policy.to_str().ok());
+        // Attack: a shop that somebody names frames what another shop's merchant sees. Only our own failures, which say
+        // nothing of any shop; a refusal stays framed by nobody.
+        let policy = policy.filter(|policy| response.status().is_server_error() && policy.contains(closed));
+        match (policy, request.shop_hint()) {
+            (Some(policy), Some(shop)) => {
+                let policy = policy.replace(closed, self.ancestors(Some(&shop)).trim_end_matches(';'));
+                response.with_csp(&policy)
+            }
+            _ => response,
         }
     }
 
@@ -107,17 +125,59 @@ impl House<'_> {
     }
 
     /// Leaves the admin's frame for `target`.
-    pub fn exit(&self, shop: &ShopDomain, target: &Location) -> Response {
+    pub fn exit(&self, shop: &ShopDomain, locale: Locale, target: &Location) -> Response {
         let target = target.as_str();
         // Attack: `</script>` or a quote in the address would end the script: JSON with `<` escaped cannot.
         let literal = serde_json::Value::from(target).to_string().replace('<', "\\u003c");
+        let go_on = match locale {
+            Locale::En => "Continue",
+            Locale::Ja => "続ける",
+        };
         let body = format!(
-            "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">{}<title>Gatehouse</title>\
+            "<!doctype html><html lang=\"{}\"><head><meta charset=\"utf-8\">{}<title>Gatehouse</title>\
              <script>window.open({literal}, \"_top\");</script></head>\
-             <body><p><a href=\"{}\" target=\"_top\">Continue</a></p></body></html>",
+             <body><p><a href=\"{}\" target=\"_top\">{go_on}</a></p></body></html>",
+            locale.tag(),
             self.app_bridge(),
             escape_attribute(target),
         );
         Response::html(StatusCode::OK, body).with_csp(&self.ancestors(Some(shop)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gatehouse_core::pages::Page;
+
+    fn shown(page: Page, query: &str, embedded: bool) -> String {
+        let app_bridge = gatehouse_shopify::csp::APP_BRIDGE_URL.to_owned();
+        let front = FrontSettings { browser: None, app_bridge };
+        let house = House { client_id: "key", embedded, api: "https://api.example", front: &front };
+        let event = serde_json::json!({"httpMethod": "GET", "multiValueQueryStringParameters": {}}).to_string();
+        let mut request = Request::from_bytes(event.as_bytes()).unwrap();
+        request.raw_query = query.to_owned();
+        let response = house.show_failure(&request, request.page(page));
+        response.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_failure_of_ours_is_shown_in_the_admin_that_asked() {
+        let shop = "shop=a.myshopify.com&embedded=1";
+        for page in [Page::Unavailable, Page::Internal] {
+            let policy = shown(page, shop, true);
+            assert!(policy.starts_with("default-src 'none'"), "{policy}");
+            assert!(policy.ends_with("frame-ancestors https://a.myshopify.com https://admin.shopify.com"), "{policy}");
+            for (query, embedded) in [
+                (shop, false),
+                ("", true),
+                ("shop=evil.com", true),
+                ("shop=a.myshopify.com&shop=b.myshopify.com", true),
+            ] {
+                assert!(shown(page, query, embedded).ends_with("frame-ancestors 'none'"), "{query}");
+            }
+        }
+        // A refusal is nobody's to frame.
+        assert!(shown(Page::BadRequest, shop, true).ends_with("frame-ancestors 'none'"));
     }
 }

@@ -69,7 +69,8 @@ impl Settings {
     pub fn read(r: &mut Reader<'_>) -> Option<Self> {
         let (base, app, scopes) = (BaseSettings::read(r), AppSettings::read(r), ScopeSettings::read(r));
         let (shopify, table) = (ShopifySettings::read(r), TableSettings::read(r));
-        let (launch, front, api_url) = (LaunchSettings::read(r), FrontSettings::read(r), r.origin("API_URL"));
+        let (launch, front) = (LaunchSettings::read(r), FrontSettings::read(r));
+        let api_url = LaunchSettings::read_api_url(launch.as_ref(), r);
         Some(Self {
             base: base?,
             app: app?,
@@ -102,7 +103,8 @@ pub async fn run() -> Result<(), Error> {
     if let Err(error) = install.secrets.get().await {
         tracing::warn!(code = error.code(), "the secrets could not be read at start");
     }
-    web::serve(environment, async |request| install.handle(request).await).await
+    let dress = |request: &Request, response| install.house().show_failure(request, response);
+    web::serve_dressed(environment, async |request| install.handle(request).await, dress).await
 }
 
 impl Install {
@@ -279,7 +281,7 @@ impl Install {
         let query = Query::parse(&request.raw_query).ok();
         let framed = query.as_ref().and_then(|query| query.get_one("embedded").ok().flatten()) == Some("1");
         let response = match (to, self.settings.launch.embedded && framed) {
-            (Ok(to), true) => self.house().exit(shop, &to),
+            (Ok(to), true) => self.house().exit(shop, request.locale(), &to),
             (to, _) => self.redirect(request, to),
         };
         response.with_code("unsigned_launch")
@@ -298,13 +300,15 @@ impl Install {
             Err(error) if error.needs_merchant() => {}
             Err(error) => return self.failed(request, shop, &error, false),
         }
-        // `callback` verifies the same signed query again, and sets the cookie that it will check.
+        // `callback` verifies what goes on to it again, and sets the cookie that it will check.
+        let Ok(secrets) = self.secrets.get().await else { return request.page(Page::Unavailable) };
+        let carried = begin::carried_on(launch, raw_query, secrets.client().current());
         let callback = &self.settings.launch.callback_url;
-        match begin::first_step(raw_query, leave::PATH, &format!("{}/begin", callback.as_str())) {
+        match begin::first_step(&carried, leave::PATH, &format!("{}/begin", callback.as_str())) {
             Ok(FirstStep::LeaveFrame(path)) if self.settings.launch.embedded => {
                 self.redirect(request, Location::here(&path)).with_code("leave_frame")
             }
-            _ => self.redirect(request, Location::on(callback, &format!("/begin?{raw_query}"))).with_code("begin"),
+            _ => self.redirect(request, Location::on(callback, &format!("/begin?{carried}"))).with_code("begin"),
         }
     }
 
@@ -378,7 +382,7 @@ impl Install {
     /// A fetch of a code-grant app whose token is gone: App Bridge leaves the frame for the address in the header.
     fn reauthorize(&self, request: &Request, shop: &ShopDomain, code: &'static str) -> Response {
         let to = begin::managed_install_url(shop, &self.settings.app.client_id);
-        Response::problem(&Problem::Forbidden, &request.request_id)
+        Response::problem(&Problem::OpenAgain, &request.request_id)
             .with_header(HeaderName::from_static("x-shopify-api-request-failure-reauthorize"), "1")
             .with_header(name_of(REAUTHORIZE_HEADER), &self.settings.front.page(&to))
             .with_code(code)
@@ -466,9 +470,9 @@ impl Install {
 
     /// The page that leaves the admin's frame.
     fn leave(&self, request: &Request) -> Response {
-        match leave::read(&request.raw_query, &[&self.own[0], &self.own[1]]) {
+        match leave::read(&request.raw_query, &[&self.own[0], &self.own[1]], &self.settings.app.client_id) {
             Some((shop, target)) => match target.location(&self.settings.front) {
-                Ok(to) => self.house().exit(&shop, &to),
+                Ok(to) => self.house().exit(&shop, request.locale(), &to),
                 Err(_) => request.page(Page::BadRequest).with_code("bad_location"),
             },
             None => request.page(Page::BadRequest).with_code("foreign_target"),

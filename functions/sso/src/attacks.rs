@@ -21,7 +21,7 @@ use crate::oidc::{
     check_id_token, merge_userinfo,
 };
 use crate::profiles::tests::{provider_of, shop, stores};
-use crate::profiles::{Alg, Provider};
+use crate::profiles::{Alg, Provider, TokenAuth};
 
 const NOW: Timestamp = Timestamp::from_secs(1_795_219_200);
 const NONCE: &str = "the-nonce-of-this-login";
@@ -537,14 +537,26 @@ fn mixed_up_providers() {
 #[test]
 fn how_the_secret_is_sent() {
     let company = provider_of("company");
-    let in_body = |methods: Value| {
-        let changes = json!({"token_endpoint_auth_methods_supported": methods});
-        metadata_of(&document(changes), &company).unwrap().secret_in_body
+    let in_body = |methods: Value, provider: &Provider| {
+        let changes = json!({"token_endpoint_auth_methods_supported": methods, "issuer": provider.issuer});
+        metadata_of(&document(changes), provider).unwrap().secret_in_body
     };
-    assert!(!in_body(Value::Null) && !in_body(json!(["client_secret_basic"])));
-    assert!(in_body(json!(["client_secret_basic", "client_secret_post"])));
-    let line = Provider { issuer: company.issuer.clone(), ..provider_of("line") };
-    assert!(metadata_of(&document(json!({})), &line).unwrap().secret_in_body);
+    let (basic, post) = (json!(["client_secret_basic"]), json!(["client_secret_post", "private_key_jwt"]));
+    let both = json!(["client_secret_post", "client_secret_basic"]);
+    // The specification's default where the provider knows it, or says nothing.
+    for (methods, body) in [(&Value::Null, false), (&basic, false), (&both, false), (&post, true)] {
+        assert_eq!(in_body(methods.clone(), &company), body, "{methods}");
+    }
+    for name in ["line", "auth0"] {
+        assert!(in_body(Value::Null, &provider_of(name)) && in_body(both.clone(), &provider_of(name)), "{name}");
+    }
+    // The operator's word counts before all.
+    for (auth, body) in [(TokenAuth::Basic, false), (TokenAuth::Post, true)] {
+        for name in ["company", "line", "auth0"] {
+            let provider = Provider { token_auth: Some(auth), ..provider_of(name) };
+            assert!([&basic, &both, &post].iter().all(|said| in_body((*said).clone(), &provider) == body), "{name}");
+        }
+    }
 }
 
 fn metadata_of(json: &[u8], provider: &Provider) -> Result<Metadata, OidcError> {

@@ -30,7 +30,7 @@ use gatehouse_core::vault::Vault;
 use gatehouse_shopify::redirect::Origin;
 use gatehouse_shopify::state::Nonce;
 use gatehouse_shopify::{SecretString, multipass};
-use http::{Method, header};
+use http::Method;
 use lambda_runtime::Error;
 
 use crate::flow::{FlowError, Journey, Wish};
@@ -67,7 +67,7 @@ impl Settings {
         let (base, app, shopify) = (BaseSettings::read(r), AppSettings::read(r), ShopifySettings::read(r));
         let (table, front, sso_url) = (TableSettings::read(r), FrontSettings::read(r), r.origin("SSO_URL"));
         let https_only = r.environment().is_production();
-        let stores = r.parsed("SSO_PROVIDERS", Stores::RULE, |text| Stores::parse(text, https_only));
+        let stores = r.checked("SSO_PROVIDERS", |text| Stores::parse(text, https_only));
         Some(Self {
             base: base?,
             app: app?,
@@ -134,7 +134,7 @@ impl Sso {
             || request.path.starts_with(flow::CALLBACK);
         // A HEAD would spend a code or a cookie on a page that nobody sees.
         if routed && request.method != Method::GET {
-            return request.page(Page::MethodNotAllowed).with_header(header::ALLOW, "GET");
+            return request.page(Page::ShopperMethodNotAllowed);
         }
         // Attack: a loop that spends the provider's patience, or guesses at callbacks.
         if routed && !self.limiter.allows(request.source_ip, self.visitor(&request), clock::now()) {
@@ -149,7 +149,8 @@ impl Sso {
             path if path.starts_with(flow::CALLBACK) => {
                 self.callback(&request).await.on_route("GET /callback/{shop}/{provider}")
             }
-            _ => request.page(Page::NotFound),
+            // Whoever comes here is a shop's customer and has no admin.
+            _ => request.page(Page::ShopperNotFound),
         }
     }
 

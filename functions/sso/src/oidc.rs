@@ -12,7 +12,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 use url::Url;
 
-use crate::profiles::{Alg, KeyKind, Profile, Provider, web_address};
+use crate::profiles::{Alg, KeyKind, Profile, Provider, TokenAuth, web_address};
 
 /// The longest document that is read from a provider, in bytes.
 pub const MAX_DOCUMENT: usize = 128 * 1024;
@@ -162,7 +162,7 @@ pub struct Document {
     userinfo: Option<Url>,
     end_session: Option<Url>,
     names_issuer: bool,
-    takes_secret_in_body: bool,
+    takes_secret_in_body_only: bool,
 }
 
 impl Document {
@@ -201,7 +201,10 @@ impl Document {
             userinfo: maybe(members.userinfo_endpoint)?,
             end_session: maybe(members.end_session_endpoint)?,
             names_issuer: members.authorization_response_iss_parameter_supported.unwrap_or_default(),
-            takes_secret_in_body: methods.is_some_and(|all| all.iter().any(|method| method == "client_secret_post")),
+            takes_secret_in_body_only: methods.is_some_and(|all| {
+                let takes = |wanted: &str| all.iter().any(|method| method == wanted);
+                takes("client_secret_post") && !takes("client_secret_basic")
+            }),
         })
     }
 }
@@ -236,8 +239,14 @@ impl Metadata {
             userinfo: document.userinfo.clone(),
             end_session: provider.end_session_endpoint.clone().or_else(said).or_else(|| provider.profiles_logout()),
             names_issuer: document.names_issuer,
-            // The specification's default is the header; LINE takes the body only and does not say so.
-            secret_in_body: provider.profile == Profile::Line || document.takes_secret_in_body,
+            secret_in_body: match (provider.token_auth, provider.profile) {
+                (Some(auth), _) => auth == TokenAuth::Post,
+                // LINE takes the body only and does not say so; Auth0 takes what the client is set to, by default the body.
+                (None, Profile::Line | Profile::Auth0) => true,
+                // The specification's default is the header (OpenID Connect Core 1.0, section 9); a client is registered for one
+                // way, whatever else the provider knows.
+                (None, _) => document.takes_secret_in_body_only,
+            },
         }
     }
 

@@ -132,6 +132,16 @@ impl Profile {
     }
 }
 
+/// How we prove to a provider who we are when we exchange a code (OpenID Connect Core 1.0, section 9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenAuth {
+    /// The secret in a header: `client_secret_basic`.
+    Basic,
+    /// The secret in the body: `client_secret_post`.
+    Post,
+}
+
 /// One provider of one store.
 #[derive(Clone, Debug)]
 pub struct Provider {
@@ -149,6 +159,8 @@ pub struct Provider {
     pub scopes: String,
     /// How its tokens may be signed.
     pub algorithms: Vec<Alg>,
+    /// How the client is registered to show its secret; `None` as the profile and the document have it.
+    pub token_auth: Option<TokenAuth>,
     /// The `prompt` parameter of a first request.
     pub prompt: Option<String>,
     /// True when the operator vouches that this provider verifies every address, though it does not say so.
@@ -229,6 +241,7 @@ struct ProviderText {
     secret: String,
     scopes: Option<String>,
     algorithms: Option<Vec<Alg>>,
+    token_auth: Option<TokenAuth>,
     prompt: Option<String>,
     #[serde(default)]
     trust_email: bool,
@@ -268,36 +281,34 @@ impl<'de> Deserialize<'de> for Texts {
 }
 
 impl Stores {
-    /// What a wrong setting is told.
-    pub const RULE: &'static str = "must be JSON as in docs/CUSTOMER-LOGIN.md: stores by myshopify.com domain, each with \
-                                    providers; each store once; HS256 for LINE only; a prompt that the provider knows; a \
-                                    namespace for each issuer; https issuers in production";
-
-    /// Reads the setting. `None` when anything is wrong: a login that is half configured is none.
-    pub fn parse(text: &str, https_only: bool) -> Option<Self> {
-        let Texts(texts) = serde_json::from_str(text).ok()?;
+    /// Reads the setting. Wrong when anything is: a login that is half configured is none.
+    ///
+    /// # Errors
+    /// What is wrong, and where: the store and the provider by place and name, and no value, which may be a secret put in the
+    /// wrong member.
+    pub fn parse(text: &str, https_only: bool) -> Result<Self, String> {
+        let Texts(texts) = serde_json::from_str(text).map_err(|error| {
+            // Its own words quote what it met.
+            let what =
+                if error.is_data() { "a member is unknown, missing or of the wrong type" } else { "it is not JSON" };
+            format!("must be as in docs/CUSTOMER-LOGIN.md: {what}, at line {}, column {}", error.line(), error.column())
+        })?;
         let count = texts.len();
         if count > MAX_ENTRIES {
-            return None;
+            return Err(format!("has {count} stores; {MAX_ENTRIES} is the most"));
         }
-        let store = |(domain, text): (String, StoreText)| {
-            let shop = ShopDomain::parse(&domain).ok()?;
-            let mut hosts = text.hosts.iter().map(|host| StoreDomain::parse(host).ok()).collect::<Option<Vec<_>>>()?;
-            // The store answers under Shopify's name too; customers log in under its own where it has one.
-            hosts.push(StoreDomain::from(&shop));
-            let hosts = StoreHosts::new(hosts.remove(0), hosts);
-            let count = text.providers.len();
-            let providers: Vec<_> =
-                text.providers.into_iter().map(|p| provider(p, https_only)).collect::<Option<_>>()?;
-            let distinct = providers.iter().map(|p| p.name.as_str()).collect::<std::collections::BTreeSet<_>>();
-            if !(1..=MAX_ENTRIES).contains(&count) || distinct.len() != count || share_a_namespace(&providers) {
-                return None;
+        let mut stores = BTreeMap::new();
+        for (number, (domain, text)) in (1..).zip(texts) {
+            let Ok(shop) = ShopDomain::parse(&domain) else {
+                return Err(format!("has a store, number {number}, whose domain is not like your-store.myshopify.com"));
+            };
+            let read = store(&shop, text, https_only).map_err(|why| format!("is wrong at store {shop}: {why}"))?;
+            // One store in two spellings, or twice in one, of which the last would win in silence.
+            if stores.insert(shop.clone(), read).is_some() {
+                return Err(format!("names store {shop} twice"));
             }
-            Some((shop, Store { hosts, providers, bind_ip: text.bind_ip, link_existing: text.link_existing }))
-        };
-        let stores: BTreeMap<_, _> = texts.into_iter().map(store).collect::<Option<_>>()?;
-        // One store in two spellings, or twice in one, of which the last would win in silence.
-        (stores.len() == count).then_some(Self(stores))
+        }
+        Ok(Self(stores))
     }
 
     /// The login of one store, if it has one.
@@ -335,36 +346,82 @@ pub fn web_address(text: &str, https_only: bool) -> Option<Url> {
     .then_some(url)
 }
 
-fn provider(text: ProviderText, https_only: bool) -> Option<Provider> {
-    let label = |text: &str| {
-        (1..=MAX_NAME).contains(&text.len())
-            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b))
-    };
+fn store(shop: &ShopDomain, text: StoreText, https_only: bool) -> Result<Store, String> {
+    let mut hosts = Vec::new();
+    for (number, host) in (1..).zip(&text.hosts) {
+        let host = StoreDomain::parse(host).map_err(|_| format!("host {number} is not a host name alone"))?;
+        hosts.push(host);
+    }
+    // The store answers under Shopify's name too; customers log in under its own where it has one.
+    hosts.push(StoreDomain::from(shop));
+    let hosts = StoreHosts::new(hosts.remove(0), hosts);
+    let count = text.providers.len();
+    if !(1..=MAX_ENTRIES).contains(&count) {
+        return Err(format!("it has {count} providers; from 1 to {MAX_ENTRIES} are possible"));
+    }
+    let mut providers: Vec<Provider> = Vec::new();
+    for (number, text) in (1..).zip(text.providers) {
+        let at = if is_segment(&text.name) { format!("provider {}", text.name) } else { format!("provider {number}") };
+        let read = provider(text, https_only).map_err(|why| format!("{at}: {why}"))?;
+        if providers.iter().any(|known| known.name == read.name) {
+            return Err(format!("{at}: another provider has this `name`"));
+        }
+        providers.push(read);
+    }
+    if share_a_namespace(&providers) {
+        return Err("two issuers share a `namespace`, or one has the other's `name` for it".to_owned());
+    }
+    Ok(Store { hosts, providers, bind_ip: text.bind_ip, link_existing: text.link_existing })
+}
+
+fn is_label(text: &str) -> bool {
+    (1..=MAX_NAME).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b))
+}
+
+/// A label that stays what it is in the path of the redirect URI, as `.` and `..` do not.
+fn is_segment(text: &str) -> bool {
+    is_label(text) && text.bytes().any(|b| b.is_ascii_alphanumeric())
+}
+
+fn provider(text: ProviderText, https_only: bool) -> Result<Provider, &'static str> {
     let visible = |text: &str| (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
     let words = |text: &str| text.len() <= 500 && text.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
-    let issuer = text.issuer.or_else(|| text.profile.issuer().map(str::to_owned))?;
-    let address = web_address(&issuer, https_only)?;
+    let issuer = text.issuer.or_else(|| text.profile.issuer().map(str::to_owned));
+    let issuer = issuer.ok_or("`issuer` is missing; only the profiles google and line know theirs")?;
+    let address = web_address(&issuer, https_only);
     let algorithms = text.algorithms.unwrap_or_else(|| text.profile.algorithms().to_vec());
     let scopes = text.scopes.unwrap_or_else(|| "openid profile email".to_owned());
     let namespace = text.namespace.unwrap_or_else(|| text.name.clone());
     let end_session_endpoint = match text.end_session_endpoint {
-        Some(address) => Some(web_address(&address, https_only)?),
+        Some(address) => {
+            let address = web_address(&address, https_only);
+            Some(address.ok_or("`end_session_endpoint` must be an https address")?)
+        }
         None => None,
     };
-    // `.` and `..` would not stay what they are in the path of the redirect URI.
-    let segment = |text: &str| label(text) && text.bytes().any(|b| b.is_ascii_alphanumeric());
-    let good = segment(&text.name)
-        && label(&namespace)
-        && visible(&text.client_id)
-        && visible(&text.secret)
-        && address.query().is_none()
-        && words(&scopes)
-        && scopes.split(' ').any(|scope| scope == "openid")
-        && !algorithms.is_empty()
+    let rules = [
+        (is_segment(&text.name), "`name` must be 1 to 32 of a-z, 0-9, -, _ and ., and not dots alone"),
+        (is_label(&namespace), "`namespace` must be 1 to 32 of a-z, 0-9, -, _ and ."),
+        (visible(&text.client_id), "`client_id` must be 1 to 255 visible characters"),
+        (visible(&text.secret), "`secret` must name a member of the app's secret"),
+        (address.is_some_and(|address| address.query().is_none()), "`issuer` must be an https address without a query"),
+        (words(&scopes) && scopes.split(' ').any(|scope| scope == "openid"), "`scopes` must hold openid"),
+        (!algorithms.is_empty(), "`algorithms` must name one at least"),
         // Attack: where HS256 is allowed beside RS256, the public key, which everybody has, would be the secret.
-        && (text.profile == Profile::Line || !algorithms.contains(&Alg::Hs256))
-        && text.prompt.as_deref().is_none_or(|prompt| words(prompt) && text.profile.takes_prompt(prompt));
-    good.then_some(Provider {
+        (
+            text.profile == Profile::Line || !algorithms.contains(&Alg::Hs256),
+            "`algorithms` may hold HS256 for the profile line only",
+        ),
+        (
+            text.prompt.as_deref().is_none_or(|prompt| words(prompt) && text.profile.takes_prompt(prompt)),
+            "`prompt` is none that this profile knows",
+        ),
+    ];
+    if let Some((_, rule)) = rules.into_iter().find(|(kept, _)| !kept) {
+        return Err(rule);
+    }
+    Ok(Provider {
         name: text.name,
         profile: text.profile,
         issuer,
@@ -372,6 +429,7 @@ fn provider(text: ProviderText, https_only: bool) -> Option<Provider> {
         secret: text.secret,
         scopes,
         algorithms,
+        token_auth: text.token_auth,
         prompt: text.prompt,
         trust_email: text.trust_email,
         namespace: text.identifier.then_some(namespace),
@@ -434,10 +492,38 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn what_is_wrong_is_said_with_its_place_and_without_its_value() {
+        for (from, to, said) in [
+            (
+                "\"s1\"}",
+                "\"s1\", \"prompt\": \"none\"}",
+                "is wrong at store a.myshopify.com: provider company: `prompt` is",
+            ),
+            ("https://t.auth0.com/", "canary", "is wrong at store a.myshopify.com: provider auth0: `issuer` must be"),
+            (
+                r#""name": "auth0""#,
+                r#""name": "canary/""#,
+                "is wrong at store a.myshopify.com: provider 2: `name` must be",
+            ),
+            (r#"["ES256"]"#, r#"["HS256"]"#, "is wrong at store b.myshopify.com: provider company: `algorithms` may"),
+            ("shop.example.com", "canary/", "is wrong at store a.myshopify.com: host 1 "),
+            ("b.myshopify.com", "canary", "has a store, number 2, "),
+            ("b.myshopify.com", "a.myshopify.com", "names store a.myshopify.com twice"),
+            (r#""profile": "auth0""#, r#""profile": "canary""#, "must be as in docs/CUSTOMER-LOGIN.md: a member is "),
+            (r#"{"bind_ip""#, r#"{"canary": 1, "bind_ip""#, "must be as in docs/CUSTOMER-LOGIN.md: a member is "),
+            ("{", "canary", "must be as in docs/CUSTOMER-LOGIN.md: it is not JSON, at line 1, column 1"),
+        ] {
+            assert!(TEXT.contains(from), "{from}");
+            let error = Stores::parse(&TEXT.replacen(from, to, 1), true).unwrap_err();
+            assert!(error.starts_with(said) && !error.contains("canary"), "{error}");
+        }
+    }
+
+    #[test]
     fn half_a_configuration_is_none() {
         let with = |from: &str, to: &str| {
             assert!(TEXT.contains(from), "{from}");
-            Stores::parse(&TEXT.replacen(from, to, 1), true).is_some()
+            Stores::parse(&TEXT.replacen(from, to, 1), true).is_ok()
         };
         assert!(with("us0", "us1"));
         assert!(with(r#""secret": "s3""#, r#""secret": "s3", "prompt": "consent select_account""#));
@@ -489,8 +575,8 @@ pub(crate) mod tests {
         ] {
             assert!(!with(from, to), "{from} -> {to}");
         }
-        assert!(Stores::parse(r#"{"a.myshopify.com":{"providers":[]}}"#, true).is_none());
-        assert!(Stores::parse(&TEXT.replace("https://id", "http://id"), false).is_some());
+        assert!(Stores::parse(r#"{"a.myshopify.com":{"providers":[]}}"#, true).is_err());
+        assert!(Stores::parse(&TEXT.replace("https://id", "http://id"), false).is_ok());
     }
 
     proptest! {

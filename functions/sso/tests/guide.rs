@@ -37,7 +37,7 @@ fn every_example_is_a_setting_that_is_taken() {
     let secrets = AppSecrets::parse(&secrets[0].to_string()).unwrap();
     let mut profiles = BTreeSet::new();
     for example in stores {
-        let read = Stores::parse(&example.to_string(), true).unwrap_or_else(|| panic!("{example}"));
+        let read = Stores::parse(&example.to_string(), true).unwrap_or_else(|why| panic!("{why}: {example}"));
         for name in read.secrets() {
             assert!(secrets.named(name).is_some(), "the guide's secret has no {name}");
         }
@@ -54,12 +54,12 @@ fn every_example_is_a_setting_that_is_taken() {
 fn the_tables_name_every_member_and_no_other() {
     let provider = json!({
         "name": "x", "profile": "generic", "issuer": "https://id.example.com", "client_id": "us", "secret": "s",
-        "scopes": "openid email", "algorithms": ["RS256"], "prompt": "login", "trust_email": true, "identifier": true,
+        "scopes": "openid email", "algorithms": ["RS256"], "token_auth": "basic", "prompt": "login", "trust_email": true, "identifier": true,
         "namespace": "y", "end_session_endpoint": "https://id.example.com/end",
     });
     let store =
         json!({"hosts": ["shop.example.com"], "providers": [provider], "bind_ip": false, "link_existing": true});
-    let whole = |store: &Value| Stores::parse(&json!({"a.myshopify.com": store}).to_string(), true).is_some();
+    let whole = |store: &Value| Stores::parse(&json!({"a.myshopify.com": store}).to_string(), true).is_ok();
     assert!(whole(&store));
     let members = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
     let all = members(&store).union(&members(&store["providers"][0])).cloned().collect::<BTreeSet<_>>();

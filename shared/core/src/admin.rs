@@ -95,7 +95,12 @@ impl Admin {
         deadline: Timestamp,
     ) -> Result<O::Answer, AdminError> {
         let shop = caller.shop();
-        let result = self.attempts::<O>(caller, variables, deadline).await;
+        let mut unknown = false;
+        let result = match self.attempts::<O>(caller, variables, deadline, &mut unknown).await {
+            // What became of a later try says nothing of an earlier one; only the operation's own word does.
+            Err(error) if unknown && !matches!(error, AdminError::Refused(_)) => Err(AdminError::OutcomeUnknown),
+            result => result,
+        };
         if let Err(error) = &result {
             match error {
                 AdminError::Down | AdminError::OutcomeUnknown | AdminError::NotFound => count(Metric::AdminDown, &[]),
@@ -111,11 +116,13 @@ impl Admin {
         result
     }
 
+    /// `unknown` is set once a change may have been made.
     async fn attempts<O: Operation>(
         &self,
         caller: Caller<'_>,
         variables: &O::Variables,
         deadline: Timestamp,
+        unknown: &mut bool,
     ) -> Result<O::Answer, AdminError> {
         let shop = caller.shop();
         let body = Body { query: O::DOCUMENT, variables };
@@ -133,7 +140,11 @@ impl Admin {
                     if let Some(status) = status {
                         self.buckets.learn(shop, status, clock::now());
                     }
-                    let answer: O::Answer = serde_json::from_value(data).map_err(|_| AdminError::Unreadable)?;
+                    let answer: O::Answer = serde_json::from_value(data).map_err(|_| match O::REPEAT {
+                        Repeat::Freely => AdminError::Unreadable,
+                        // Shopify has done something, and said so in words that are not ours.
+                        _ => AdminError::OutcomeUnknown,
+                    })?;
                     return match O::refusal(&answer) {
                         Some(errors) => Err(AdminError::Refused(errors.to_vec())),
                         None => Ok(answer),
@@ -174,15 +185,15 @@ impl Admin {
                     self.pause(Duration::from_secs_f64(least) + spread, deadline).await?;
                 }
                 Verdict::Down if O::REPEAT == Repeat::WhenNotDone => return Err(AdminError::OutcomeUnknown),
-                Verdict::Down => {
+                down @ (Verdict::Down | Verdict::NotSent) => {
+                    *unknown |= down == Verdict::Down && O::REPEAT != Repeat::Freely;
                     failed += 1;
                     let wait = Duration::from_millis(100 << failed).mul_f64(0.5 + fastrand::f64());
                     if failed >= MOST_FAILED || left(deadline) < wait + LEAST {
                         return Err(match O::REPEAT {
                             // The last try had hardly any time left: what used it up is the truth.
                             Repeat::Freely if throttled > 0 && failed == 1 => AdminError::Throttled { retry_after: 2 },
-                            Repeat::Freely => AdminError::Down,
-                            _ => AdminError::OutcomeUnknown,
+                            _ => AdminError::Down,
                         });
                     }
                     tokio::time::sleep(wait).await;
@@ -241,9 +252,10 @@ impl Admin {
             Ok(reply) => {
                 self.watch_version::<O>(shop, &reply);
                 let retry_after = reply.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-                classify(reply.status, retry_after, &reply.body)
+                classify(reply.status, retry_after, &reply.body, O::REPEAT != Repeat::Freely)
             }
-            Err(Unreachable::TooLong) => Verdict::Final(error::Refusal::Unreadable),
+            Err(Unreachable::TooLong) => error::unreadable(O::REPEAT != Repeat::Freely),
+            Err(Unreachable::NotSent) => Verdict::NotSent,
             Err(Unreachable::TimedOut | Unreachable::Transport) => Verdict::Down,
         }
     }

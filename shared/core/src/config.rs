@@ -69,7 +69,12 @@ pub static SETTINGS: &[Setting] = &[
         "token_exchange",
         "authorization_code",
     ),
-    defaulted("APP_EMBEDDED", "Whether the app runs inside Shopify's admin.", "true", "false"),
+    defaulted(
+        "APP_EMBEDDED",
+        "Whether the app runs inside Shopify's admin. If not, `APP_URL`, `CALLBACK_URL` and `API_URL` are one origin.",
+        "true",
+        "true",
+    ),
     required("APP_URL", "Origin of the `install` function: the App URL.", "https://app.gatehouse.dev"),
     required("CALLBACK_URL", "Origin of the `callback` function: the redirect URL.", "https://callback.gatehouse.dev"),
     required("API_URL", "Origin of the JSON API.", "https://api.gatehouse.dev"),
@@ -357,6 +362,16 @@ impl<'a> Reader<'a> {
         Some(value)
     }
 
+    /// A value of the caller's own form, whose parser says what is wrong without showing it; the default when it is not set.
+    pub fn checked<T: Default>(
+        &mut self,
+        name: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let Some(value) = self.raw(name) else { return Some(T::default()) };
+        parse(&value).map_err(|wrong| self.problem(name, &wrong)).ok()
+    }
+
     /// A setting with a form of its own; the default of its type when it is not set.
     pub fn parsed<T: Default>(
         &mut self,
@@ -640,7 +655,29 @@ impl LaunchSettings {
     pub fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let (flow, embedded) = (reader.install_flow(), reader.boolean("APP_EMBEDDED"));
         let (app_url, callback_url) = (reader.origin("APP_URL"), reader.origin("CALLBACK_URL"));
-        Some(Self { flow: flow?, embedded: embedded?, app_url: app_url?, callback_url: callback_url? })
+        let read = Self { flow: flow?, embedded: embedded?, app_url: app_url?, callback_url: callback_url? };
+        read.must_be_the_apps(reader, "CALLBACK_URL", &read.callback_url);
+        Some(read)
+    }
+
+    /// Reads `API_URL`, for the function whose page asks there.
+    pub fn read_api_url(launch: Option<&Self>, reader: &mut Reader<'_>) -> Option<Origin> {
+        let api_url = reader.origin("API_URL")?;
+        if let Some(launch) = launch {
+            launch.must_be_the_apps(reader, "API_URL", &api_url);
+        }
+        Some(api_url)
+    }
+
+    /// A login cookie belongs to one host: elsewhere everything starts, and nobody is ever logged in. On one machine each
+    /// function may still be looked at under a name of its own.
+    fn must_be_the_apps(&self, reader: &mut Reader<'_>, name: &'static str, origin: &Origin) {
+        if reader.environment.is_production() && !self.embedded && *origin != self.app_url {
+            reader.problem(
+                name,
+                "must be the same as APP_URL where APP_EMBEDDED is false, since a login belongs to one host",
+            );
+        }
     }
 
     /// Whether one host serves the app and the grant, so that a cookie set by either reaches both.
@@ -814,6 +851,29 @@ mod tests {
         let (base, .., launch) = everything(&map).unwrap();
         assert_eq!(base.aws_endpoint.unwrap().as_str(), "http://127.0.0.1:4566/");
         assert_eq!(launch.app_url.as_str(), "http://install.localhost:8080");
+    }
+
+    #[test]
+    fn an_app_on_its_own_lives_on_one_host() {
+        let app = "https://app.gatehouse.dev";
+        let read = |changes: &[(&str, &str)]| {
+            let map = with(changes);
+            let read = Reader::read(
+                |name| map.get(name).cloned(),
+                |r| {
+                    let launch = LaunchSettings::read(r);
+                    LaunchSettings::read_api_url(launch.as_ref(), r)
+                },
+            );
+            read.map(drop).map_err(|error| error.problems)
+        };
+        let alone = ("APP_EMBEDDED", "false");
+        assert_eq!(read(&[]), Ok(()), "inside the admin each function may have its own");
+        assert_eq!(read(&[alone, ("CALLBACK_URL", app), ("API_URL", app)]), Ok(()));
+        let apart = read(&[alone]).unwrap_err();
+        let named = |name: &str| apart.iter().any(|problem| problem.starts_with(name) && problem.contains("APP_URL"));
+        assert!(apart.len() == 2 && named("CALLBACK_URL") && named("API_URL"), "{apart:?}");
+        assert_eq!(read(&[alone, ("GATEHOUSE_ENV", "development")]), Ok(()));
     }
 
     #[test]

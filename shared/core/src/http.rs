@@ -14,4 +14,4 @@ mod serve;
 
 pub use request::{BadEvent, Request, Shape};
 pub use response::{BadLocation, Location, Response};
-pub use serve::{MARGIN, serve, serve_or};
+pub use serve::{MARGIN, serve, serve_dressed, serve_or};

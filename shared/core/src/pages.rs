@@ -30,14 +30,21 @@ impl Locale {
         [Self::En, Self::Ja].into_iter().find(|locale| primary.eq_ignore_ascii_case(locale.tag()))
     }
 
-    /// From an `Accept-Language` header: the first of our languages in its order.
+    /// From an `Accept-Language` header: the one of our languages that it weighs most, the first of equals (RFC 9110, sections
+    /// 12.4.2 and 12.5.4).
     pub fn from_accept_language(header: Option<&str>) -> Self {
-        header
-            .into_iter()
-            .flat_map(|list| list.split(','))
-            .filter_map(|item| item.split(';').next().map(str::trim))
-            .find_map(Self::of_tag)
-            .unwrap_or_default()
+        let mut best = (0.0, Self::default());
+        for item in header.into_iter().flat_map(|list| list.split(',')) {
+            let mut parts = item.split(';').map(str::trim);
+            let Some(locale) = parts.next().and_then(Self::of_tag) else { continue };
+            let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+            // What cannot be read weighs nothing.
+            let weight: f64 = weight.map_or(1.0, |text| text.trim().parse().unwrap_or_default());
+            if weight > best.0 {
+                best = (weight, locale);
+            }
+        }
+        best.1
     }
 
     /// The language tag.
@@ -90,6 +97,10 @@ pub enum Page {
     NotFound,
     /// The page takes other methods.
     MethodNotAllowed,
+    /// No such page, where customers of a shop come by.
+    ShopperNotFound,
+    /// The page takes other methods, where customers of a shop come by.
+    ShopperMethodNotAllowed,
     /// Automatic visitors are not served.
     Gone,
     /// A part of ours is down, or too slow.
@@ -126,6 +137,8 @@ impl Page {
         Self::TooManyRequests,
         Self::NotFound,
         Self::MethodNotAllowed,
+        Self::ShopperNotFound,
+        Self::ShopperMethodNotAllowed,
         Self::Gone,
         Self::Unavailable,
         Self::Internal,
@@ -141,10 +154,10 @@ impl Page {
                 StatusCode::BAD_REQUEST
             }
             Self::SignInOther => StatusCode::CONFLICT,
-            Self::NotFound | Self::SignInNotOffered => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::ShopperNotFound | Self::SignInNotOffered => StatusCode::NOT_FOUND,
             Self::ProviderDown => StatusCode::BAD_GATEWAY,
             Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
-            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::MethodNotAllowed | Self::ShopperMethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Gone => StatusCode::GONE,
             Self::ShopifyDown | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -171,8 +184,8 @@ impl Page {
             Self::SignInNotOffered => "sign_in_not_offered",
             Self::ProviderDown => "provider_down",
             Self::TooManyRequests => "too_many_requests",
-            Self::NotFound => "not_found",
-            Self::MethodNotAllowed => "method_not_allowed",
+            Self::NotFound | Self::ShopperNotFound => "not_found",
+            Self::MethodNotAllowed | Self::ShopperMethodNotAllowed => "method_not_allowed",
             Self::Gone => "gone",
             Self::Unavailable => "unavailable",
             Self::Internal => "internal",
@@ -413,6 +426,30 @@ impl Page {
                     "Shopify 管理画面からアプリを開いてください。",
                 ],
             ),
+            Self::ShopperNotFound => (
+                [
+                    "There is nothing at this address",
+                    "The page does not exist or has moved.",
+                    "Go back to the shop and use the link on its page.",
+                ],
+                [
+                    "このアドレスにページはありません",
+                    "ページが存在しないか、移動されました。",
+                    "ストアに戻り、ページにあるリンクを使用してください。",
+                ],
+            ),
+            Self::ShopperMethodNotAllowed => (
+                [
+                    "This page cannot be used that way",
+                    "It can only be opened, not sent to.",
+                    "Go back to the shop and use the link on its page.",
+                ],
+                [
+                    "このページではその操作を行えません",
+                    "このページは開くことのみ可能です。",
+                    "ストアに戻り、ページにあるリンクを使用してください。",
+                ],
+            ),
             Self::Gone => (
                 [
                     "This page is for people",
@@ -494,6 +531,7 @@ impl Page {
                 response.with_header(header::RETRY_AFTER, "60")
             }
             Self::MethodNotAllowed => response.with_header(header::ALLOW, "GET, HEAD"),
+            Self::ShopperMethodNotAllowed => response.with_header(header::ALLOW, "GET"),
             _ => response,
         }
     }
@@ -573,6 +611,9 @@ mod tests {
         assert_eq!((Locale::of_tag("jam"), Locale::of_tag("")), (None, None));
         assert_eq!(Locale::from_accept_language(Some("fr, ja;q=0.8, en;q=0.5")), Locale::Ja);
         assert_eq!(Locale::from_accept_language(Some("en-GB,ja")), Locale::En);
+        assert_eq!(Locale::from_accept_language(Some("en;q=0.5,ja;q=0.8")), Locale::Ja);
+        assert_eq!(Locale::from_accept_language(Some("ja;q=0, en;q=0.1")), Locale::En);
+        assert_eq!(Locale::from_accept_language(Some("ja; q=x, en")), Locale::En);
         assert_eq!(Locale::from_accept_language(None), Locale::En);
     }
 

@@ -21,6 +21,10 @@ pub enum Problem {
     MissingHeader(&'static str),
     /// The proof is good, but it does not allow this.
     Forbidden,
+    /// The request is not from a page of the login that came with it.
+    StalePage,
+    /// What the login or the page stands on has ended: Shopify's admin begins it anew.
+    OpenAgain,
     /// The shop has not granted a scope that this needs.
     MissingScopes,
     /// No such route or thing.
@@ -80,7 +84,7 @@ impl Problem {
         match self {
             Self::BadRequest(_) | Self::MissingHeader(_) => StatusCode::BAD_REQUEST,
             Self::BadIdToken | Self::Reauthenticate | Self::BadSignature => StatusCode::UNAUTHORIZED,
-            Self::Forbidden | Self::MissingScopes => StatusCode::FORBIDDEN,
+            Self::Forbidden | Self::StalePage | Self::OpenAgain | Self::MissingScopes => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Conflict(_) | Self::NoOptionalScopes => StatusCode::CONFLICT,
@@ -111,6 +115,8 @@ impl Problem {
             Self::BadSignature => "invalid_signature",
             Self::MissingHeader(_) => "missing_header",
             Self::Forbidden => "forbidden",
+            Self::StalePage => "stale_page",
+            Self::OpenAgain => "open_again",
             Self::MissingScopes => "missing_scopes",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed(_) => "method_not_allowed",
@@ -146,6 +152,8 @@ impl Problem {
             Self::BadSignature => "The signature does not match.",
             Self::MissingHeader(_) => "A required header is missing.",
             Self::Forbidden => "This is not allowed.",
+            Self::StalePage => "The request is not from a page of this login.",
+            Self::OpenAgain => "The app must be opened anew.",
             Self::MissingScopes => "The shop has not granted what this needs.",
             Self::NotFound => "There is nothing here.",
             Self::MethodNotAllowed(_) => "This method is not allowed here.",
@@ -185,6 +193,8 @@ impl Problem {
                 Self::Reauthenticate => "Send the merchant to the app in Shopify's admin; opening it restores access.",
                 Self::BadSignature => "Sign the exact bytes that are sent, with the app's client secret.",
                 Self::Forbidden => "Ask someone with access to this shop.",
+                Self::StalePage => "Reload the page and try again.",
+                Self::OpenAgain => "Open the app from the Shopify admin again.",
                 Self::MissingScopes => "Ask the merchant to grant the missing scopes.",
                 Self::NotFound => "Check the address.",
                 Self::Gone => "Do not ask again.",
@@ -246,6 +256,8 @@ impl Problem {
             Self::BadSignature,
             Self::MissingHeader("X-Shopify-Topic"),
             Self::Forbidden,
+            Self::StalePage,
+            Self::OpenAgain,
             Self::MissingScopes,
             Self::NotFound,
             Self::MethodNotAllowed("GET"),

@@ -27,8 +27,11 @@ pub enum Unreachable {
     /// Not in time.
     #[error("Shopify did not answer in time")]
     TimedOut,
-    /// No connection, or it broke.
+    /// There was no connection: nothing was sent.
     #[error("Shopify could not be reached")]
+    NotSent,
+    /// The connection broke.
+    #[error("the connection to Shopify broke")]
     Transport,
     /// The answer is longer than [`MAX_BODY`].
     #[error("Shopify's answer is too long")]
@@ -143,5 +146,38 @@ pub fn secret_header(name: &'static str, value: &gatehouse_shopify::SecretString
 fn lost(error: reqwest::Error) -> Unreachable {
     let error = error.without_url();
     tracing::warn!(%error, "no answer from Shopify");
-    if error.is_timeout() { Unreachable::TimedOut } else { Unreachable::Transport }
+    if error.is_connect() {
+        Unreachable::NotSent
+    } else if error.is_timeout() {
+        Unreachable::TimedOut
+    } else {
+        Unreachable::Transport
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_found_no_connection_was_not_sent() {
+        // A port that was free a moment ago.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let client = ShopifyClient::new(Url::parse(&format!("http://127.0.0.1:{port}")).ok()).unwrap();
+        let shop = ShopDomain::parse("a.myshopify.com").unwrap();
+        let lost = client.post(&shop, "/", HeaderMap::new(), Vec::new(), Duration::from_secs(5)).await;
+        assert_eq!(lost.err(), Some(Unreachable::NotSent));
+    }
+
+    #[tokio::test]
+    async fn what_broke_may_have_been_read() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client =
+            ShopifyClient::new(Url::parse(&format!("http://{}", listener.local_addr().unwrap())).ok()).unwrap();
+        let shop = ShopDomain::parse("a.myshopify.com").unwrap();
+        let hang_up = async { drop(listener.accept().await) };
+        let ask = client.post(&shop, "/", HeaderMap::new(), vec![0; 100], Duration::from_secs(5));
+        let (lost, ()) = tokio::join!(ask, hang_up);
+        assert_eq!(lost.err(), Some(Unreachable::Transport));
+    }
 }

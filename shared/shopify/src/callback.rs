@@ -75,9 +75,9 @@ impl CallbackError {
 pub enum Outcome {
     /// Claim the nonce, then exchange the code.
     Exchange(Claim),
-    /// Shopify signed it for this shop, but this browser has no state: answer with a page (status
-    /// [`CallbackError::status`]) whose one link opens the app from this shop's admin, which begins anew. No redirect: a
-    /// browser without cookies would go round for ever.
+    /// Shopify signed it for this shop, but the merchant said no, or this browser's state is another one or none: answer with a
+    /// page (status [`CallbackError::status`]) whose one link opens the app from this shop's admin, which begins anew. No
+    /// redirect: a browser without cookies would go round for ever.
     Restart {
         /// Where the journey ended.
         shop: ShopDomain,
@@ -93,7 +93,8 @@ pub enum Outcome {
 pub struct Decision {
     /// What to do.
     pub outcome: Outcome,
-    /// The `Set-Cookie` value of the answer, whatever it is: a state is for one callback.
+    /// The `Set-Cookie` value of the answer: a state is for one callback. Only an answer that has spent nothing, and asks for the
+    /// same callback again, leaves it out.
     pub clear_cookie: String,
 }
 
@@ -167,26 +168,28 @@ fn check<'a>(
     if user_agent.is_some_and(is_bot) {
         return Err(CallbackError::Bot);
     }
-    let callback = oauth::verify_callback(raw_query, secrets, now).map_err(|error| match error {
+    let callback = match oauth::verify_callback(raw_query, secrets, now) {
+        Ok(callback) => callback,
         // A refusal comes back signed, with `error` in the code's place.
-        OauthError::MissingCode if refused_by_merchant(raw_query, secrets, now) => CallbackError::AccessDenied,
-        error => CallbackError::Oauth(error),
-    })?;
+        Err(OauthError::MissingCode) => {
+            let shop = refused_by_merchant(raw_query, secrets, now).ok_or(OauthError::MissingCode)?;
+            return Ok(Outcome::Restart { shop, error: CallbackError::AccessDenied });
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let restart = |error| Ok(Outcome::Restart { shop: callback.shop().clone(), error });
     let state = match State::from_cookies(cookies, secrets, now) {
         Ok((state, _)) => state,
-        Err(StateError::Invalid) => return Err(CallbackError::StateCookieInvalid),
-        Err(StateError::Missing | StateError::Expired) => {
-            let error = CallbackError::StateCookieMissing;
-            return Ok(Outcome::Restart { shop: callback.shop().clone(), error });
-        }
+        Err(StateError::Invalid) => return restart(CallbackError::StateCookieInvalid),
+        Err(StateError::Missing | StateError::Expired) => return restart(CallbackError::StateCookieMissing),
     };
     // Attack: login by somebody else's callback (CSRF): a signed callback of the attacker's shop in the victim's browser.
     if !state.nonce.is(callback.state()) {
-        return Err(CallbackError::StateMismatch);
+        return restart(CallbackError::StateMismatch);
     }
     // Attack: a state that was begun for one shop, finished for another.
     if state.shop != *callback.shop() {
-        return Err(CallbackError::ShopMismatch);
+        return restart(CallbackError::ShopMismatch);
     }
     Ok(Outcome::Exchange(Claim {
         nonce: state.nonce,
@@ -200,8 +203,9 @@ fn check<'a>(
     }))
 }
 
-fn refused_by_merchant(raw_query: &str, secrets: &ClientSecrets, now: Timestamp) -> bool {
-    oauth::verify_launch(raw_query, secrets, now).is_ok_and(|signed| signed.query().contains("error"))
+fn refused_by_merchant(raw_query: &str, secrets: &ClientSecrets, now: Timestamp) -> Option<ShopDomain> {
+    let signed = oauth::verify_launch(raw_query, secrets, now).ok()?;
+    signed.query().contains("error").then(|| signed.shop().clone())
 }
 
 /// What came of an exchange.
@@ -294,6 +298,37 @@ mod tests {
         let no = query(&[("error", "access_denied"), ("state", nonce.as_str())]);
         assert_eq!(code_of(&no, &[&cookie(SHOP)]).err(), Some("access_denied"));
         assert_eq!(code_of("error=access_denied", &[&cookie(SHOP)]).err(), Some("missing_hmac"));
+    }
+
+    #[test]
+    fn whoever_is_proven_is_offered_another_start() {
+        let nonce = state(SHOP).nonce;
+        let good = query(&[("code", "c"), ("state", nonce.as_str())]);
+        let other = query(&[("code", "c"), ("state", Nonce::new([8; 32]).as_str())]);
+        let no = query(&[("error", "access_denied")]);
+        let restart = |raw: &str, cookies: &[String]| match decide(
+            raw,
+            cookies.iter().map(String::as_str),
+            None,
+            &secrets(),
+            NOW,
+        )
+        .outcome
+        {
+            Outcome::Restart { shop, error } => Some((shop.as_str().to_owned(), error.code())),
+            _ => None,
+        };
+        for (raw, cookies, code) in [
+            (&no, vec![], "access_denied"),
+            (&good, vec![], "state_cookie_missing"),
+            (&good, vec![cookie("b.myshopify.com")], "shop_mismatch"),
+            (&good, vec![format!("{}=x", state::COOKIE.name)], "state_cookie_invalid"),
+            (&other, vec![cookie(SHOP)], "state_mismatch"),
+        ] {
+            assert_eq!(restart(raw, &cookies), Some((SHOP.to_owned(), code)));
+        }
+        assert_eq!(restart("error=access_denied&shop=a.myshopify.com", &[]), None, "nobody signed it");
+        assert_eq!(restart(&query(&[("state", nonce.as_str())]), &[cookie(SHOP)]), None, "neither a code nor a no");
     }
 
     proptest! {

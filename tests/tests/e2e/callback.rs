@@ -1,5 +1,6 @@
 //! The authorization code grant through the real functions, and every callback that must not be believed.
 
+use gatehouse_local::aws::Fault;
 use gatehouse_tests::{Harness, sign};
 use serde_json::json;
 
@@ -167,8 +168,25 @@ async fn a_merchant_who_cancels_reads_what_happened() {
     let answer = get_with(&house, &back, &[("cookie", &begun.cookie), ("accept-language", "en")]).await;
     assert_eq!(answer.status, 403, "{answer:?}");
     assert!(answer.body.contains("The app was not installed"), "{}", answer.body);
+    assert!(answer.body.contains("oauth/install"), "a way to start again: {}", answer.body);
     assert_eq!(counter(&house, "token.requests").await, 0);
     assert!(installation(&house, &shop(&house)).await.is_none());
+}
+
+#[tokio::test]
+async fn a_store_that_is_down_for_a_moment_costs_no_installation() {
+    let house = code_grant_house().await;
+    let begun = begin(&house, &shop(&house)).await;
+    let back = decide(&house, &begun, "install").await;
+    house.local.aws().fault(Fault::fail("dynamodb"));
+    let answer = get_with(&house, &back, &[("cookie", &begun.cookie)]).await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(answer.set_cookie(STATE).is_none(), "nothing is spent: {answer:?}");
+    assert!(answer.body.contains("oauth/install"), "a way to start again: {}", answer.body);
+    house.local.aws().heal();
+    let again = get_with(&house, &back, &[("cookie", &begun.cookie)]).await;
+    assert_eq!(again.status, 302, "a reload finishes it: {again:?}");
+    assert_eq!(counter(&house, "token.granted.code").await, 1);
 }
 
 #[tokio::test]

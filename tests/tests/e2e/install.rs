@@ -366,6 +366,20 @@ async fn a_code_grant_launch_is_signed_and_fresh_or_goes_back_to_shopify() {
     let page = get(&house, &format!("{}{}", house.local.addresses().install, framed.location())).await;
     assert_eq!(page.status, 200);
     assert!(page.body.contains("/begin?"), "{}", page.body);
+    // An ID token goes no further, and the journey goes on without it.
+    let url = launch_url(&house, json!({ "locale": "ja" })).await;
+    let token = query_of(&url)["id_token"].clone();
+    let framed = get(&house, &url).await;
+    assert!(framed.location().starts_with("/auth/exit-iframe?") && !framed.location().contains(&token), "{framed:?}");
+    let begin = framed.location_query()["redirectUri"].clone();
+    let begun = get(&house, &begin).await;
+    assert_eq!(begun.status, 302, "{begun:?}");
+    let consent = format!("{}/{shop}/admin/oauth/authorize?", house.local.addresses().shopify);
+    assert!(begun.location().starts_with(&consent) && begun.set_cookie(STATE).is_some(), "{begun:?}");
+    let other = get(&house, &begin.replace(&shop, OTHER)).await;
+    assert!(other.location().starts_with(&consent), "the shop beside the proof is nobody's: {other:?}");
+    let forged = get(&house, &begin.replace("handover=", "handover=x")).await;
+    assert!(forged.status == 400 && forged.set_cookie(STATE).is_none(), "{forged:?}");
     let no_shop = get(&house, &format!("{}/", house.local.addresses().install)).await;
     assert!(no_shop.csp().contains("frame-ancestors 'none'"), "{no_shop:?}");
     assert!(!no_shop.body.contains("<form"), "nobody is asked for a shop's domain");
@@ -384,4 +398,38 @@ async fn a_store_that_is_down_is_said_without_its_details() {
     }
     house.local.aws().heal();
     assert_eq!(launch(&house, json!({})).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_failure_before_the_shop_is_proven_is_shown_in_the_admin() {
+    let house = house(&[]).await;
+    let url = launch_url(&house, json!({})).await;
+    house.local.aws().fault(Fault::fail("secretsmanager"));
+    let answer = get_with(&house, &url, &[("accept", "text/html")]).await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(answer.csp().contains(&format!("frame-ancestors https://{}", shop(&house))), "{}", answer.csp());
+    let nobody = get(&house, &house.local.addresses().install).await;
+    assert!(nobody.status == 503 && nobody.csp().contains("frame-ancestors 'none'"), "{nobody:?}");
+    house.local.aws().heal();
+    assert_eq!(get(&house, &url).await.status, 200);
+}
+
+#[tokio::test]
+async fn the_way_out_of_the_frame_opens_no_storefront() {
+    let house = house(&[]).await;
+    let (base, shop) = (&house.local.addresses().install, shop(&house));
+    let out = async |target: &str| {
+        let target: String = url::form_urlencoded::byte_serialize(target.as_bytes()).collect();
+        get(&house, &format!("{base}/auth/exit-iframe?shop={shop}&exitIframe={target}")).await
+    };
+    for storefront in [format!("https://{shop}/"), format!("https://{shop}/pages/log-in")] {
+        let answer = out(&storefront).await;
+        assert!(answer.status == 400 && !answer.body.contains("log-in"), "{answer:?}");
+    }
+    assert_eq!(out(&format!("https://{shop}/admin/oauth/authorize?client_id=another")).await.status, 400);
+    let consent = format!("https://{shop}/admin/oauth/authorize?client_id={}", house.local.app().client_id);
+    assert_eq!(out(&consent).await.status, 200);
+    assert_eq!(out("/?a=b").await.status, 200);
+    let page = get(&house, &format!("{base}/auth/exit-iframe?shop={shop}&exitIframe=/&locale=ja")).await;
+    assert!(page.body.contains("lang=\"ja\"") && page.body.contains("続ける"), "{}", page.body);
 }

@@ -92,7 +92,7 @@ async fn after_the_grant_the_cookie_and_its_token_open_the_api() {
     for csrf in ["", "0", &"0".repeat(64), &other.csrf, &visitor.cookie] {
         let headers = [("cookie", &*visitor.cookie), ("x-csrf-token", csrf)];
         for answer in [read(&house, &visitor.cookie, csrf).await, change(&house, &headers).await] {
-            assert_eq!((answer.status, &*code(&answer)), (403, "forbidden"), "{csrf}: {answer:?}");
+            assert_eq!((answer.status, &*code(&answer)), (403, "stale_page"), "{csrf}: {answer:?}");
             assert!(!answer.body.contains("myshopify"), "{answer:?}");
         }
     }

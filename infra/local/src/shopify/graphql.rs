@@ -176,9 +176,15 @@ fn answer(state: &mut State, shop: &str, call: &Call, now: i64) -> Answer {
     let mut run = Run {
         document: &document,
         variables: operation.variables(&request["variables"]),
+        scopes: scopes.clone(),
         errors: Vec::new(),
         objects: 0.0,
     };
+    // Validation fails the whole document before anything of it is carried out.
+    if let Some(error) = run.invalid(operation) {
+        let note = format!("{name}: {}", error["extensions"]["code"].as_str().unwrap_or("invalid"));
+        return (as_json(StatusCode::OK, &json!({"errors": [error]})), Vec::new(), note);
+    }
 
     let requested = run.cost(&operation.selection, operation.mutation);
     found.bucket.fill(now);
@@ -241,7 +247,10 @@ fn answer(state: &mut State, shop: &str, call: &Call, now: i64) -> Answer {
     };
     if !run.errors.is_empty() {
         // A field that does not exist fails the whole document, as validation does.
-        if run.errors.iter().any(|error| error["extensions"]["code"] == "undefinedField") {
+        let whole = |error: &Value| {
+            ["undefinedField", "selectionMismatch"].map(Value::from).contains(&error["extensions"]["code"])
+        };
+        if run.errors.iter().any(whole) {
             body["data"] = Value::Null;
         }
         body["errors"] = Value::Array(run.errors);
@@ -605,14 +614,23 @@ enum Argument {
 struct Operation {
     mutation: bool,
     name: Option<String>,
-    defaults: Vec<(String, Option<Argument>)>,
+    variables: Vec<Declared>,
     selection: Vec<Selection>,
+}
+
+/// A variable as the operation declares it.
+#[derive(Debug)]
+struct Declared {
+    name: String,
+    /// Its type ends in `!`.
+    required: bool,
+    default: Option<Argument>,
 }
 
 impl Operation {
     fn variables(&self, given: &Value) -> Map<String, Value> {
         let mut variables = Map::new();
-        for (name, default) in &self.defaults {
+        for Declared { name, default, .. } in &self.variables {
             let value = given.get(name).cloned().or_else(|| Some(evaluate(default.as_ref()?, &Map::new())));
             variables.insert(name.clone(), value.unwrap_or(Value::Null));
         }
@@ -637,15 +655,116 @@ fn evaluate(argument: &Argument, variables: &Map<String, Value>) -> Value {
     }
 }
 
+/// What a connection takes.
+const PAGING: &[&str] = &["first", "last", "after", "before", "reverse", "sortKey", "query"];
+
+/// What a root field takes.
+fn root_arguments(name: &str) -> &'static [&'static str] {
+    match name {
+        "customers" | "orders" | "products" => PAGING,
+        "customer" | "order" | "appInstallation" => &["id"],
+        "customerByIdentifier" => &["identifier"],
+        "appRevokeAccessScopes" => &["scopes"],
+        "customerUpdate" => &["input"],
+        "customerSet" => &["input", "identifier"],
+        _ => &[],
+    }
+}
+
+/// The fields of the input object that a root field's argument takes.
+fn input_fields(name: &str, argument: &str) -> Option<&'static [&'static str]> {
+    match (name, argument) {
+        ("customerUpdate" | "customerSet", "input") => Some(&[
+            "addresses",
+            "email",
+            "emailMarketingConsent",
+            "firstName",
+            "id",
+            "lastName",
+            "locale",
+            "metafields",
+            "multipassIdentifier",
+            "note",
+            "phone",
+            "smsMarketingConsent",
+            "tags",
+            "taxExempt",
+            "taxExemptions",
+        ]),
+        ("customerSet", "identifier") => Some(&["id", "email", "phone", "customId"]),
+        ("customerByIdentifier", "identifier") => Some(&["id", "emailAddress", "phoneNumber", "customId"]),
+        _ => None,
+    }
+}
+
+/// The names of the variables in it.
+fn variables_of(argument: &Argument) -> Vec<&str> {
+    match argument {
+        Argument::Variable(name) => vec![name],
+        Argument::Value(_) => Vec::new(),
+        Argument::List(items) => items.iter().flat_map(variables_of).collect(),
+        Argument::Object(fields) => fields.iter().flat_map(|(_, value)| variables_of(value)).collect(),
+    }
+}
+
+fn refusal(code: &str, message: String) -> Value {
+    json!({"message": message, "extensions": {"code": code}})
+}
+
 /// One execution.
 struct Run<'a> {
     document: &'a Document,
     variables: Map<String, Value>,
+    /// What the token may.
+    scopes: Vec<String>,
     errors: Vec<Value>,
     objects: f64,
 }
 
 impl<'a> Run<'a> {
+    /// Why Shopify would not begin the operation: the first of what validation finds.
+    fn invalid(&self, operation: &'a Operation) -> Option<Value> {
+        let missing = |declared: &&Declared| declared.required && self.variables[&declared.name].is_null();
+        if let Some(Declared { name, .. }) = operation.variables.iter().find(missing) {
+            return Some(refusal("INVALID_VARIABLE", format!("Variable ${name} was provided invalid value")));
+        }
+        let mut fields: Vec<(&'a Field, bool, usize)> =
+            self.flatten(&operation.selection).into_iter().map(|field| (field, true, 0)).collect();
+        while let Some((field, root, depth)) = fields.pop() {
+            let name = &field.name;
+            let inner = self.flatten(&field.selection);
+            let connection = inner.iter().any(|field| matches!(field.name.as_str(), "nodes" | "edges" | "pageInfo"));
+            let known = match (root, connection) {
+                (true, _) => root_arguments(name),
+                (false, true) => PAGING,
+                (false, false) => &[],
+            };
+            for (argument, value) in &field.arguments {
+                if !known.contains(&argument.as_str()) {
+                    let message = format!("Field '{name}' doesn't accept argument '{argument}'");
+                    return Some(refusal("argumentNotAccepted", message));
+                }
+                if let Some(variable) = variables_of(value).into_iter().find(|used| !self.variables.contains_key(*used))
+                {
+                    let message = format!("Variable ${variable} is used by {name} but not declared");
+                    return Some(refusal("variableNotDefined", message));
+                }
+                let given = evaluate(value, &self.variables);
+                let unknown = input_fields(name, argument).filter(|_| root).and_then(|known| {
+                    given.as_object()?.keys().find(|field| !known.contains(&field.as_str())).cloned()
+                });
+                if let Some(unknown) = unknown {
+                    let message = format!("InputObject of '{argument}' doesn't accept argument '{unknown}'");
+                    return Some(refusal("argumentNotAccepted", message));
+                }
+            }
+            if depth < 32 {
+                fields.extend(inner.into_iter().map(|field| (field, false, depth + 1)));
+            }
+        }
+        None
+    }
+
     fn arguments(&self, field: &Field) -> Map<String, Value> {
         let evaluated = field.arguments.iter().map(|(name, value)| (name.clone(), evaluate(value, &self.variables)));
         evaluated.filter(|(_, value)| !value.is_null()).collect()
@@ -715,23 +834,48 @@ impl<'a> Run<'a> {
                 if let Some(list) = object.get("__list") {
                     return list.clone();
                 }
+                let kind = object.get("__typename").and_then(Value::as_str).unwrap_or("Object");
+                if field.selection.is_empty() {
+                    let message = format!("Field must have selections (field '{}' returns {kind})", field.name);
+                    self.errors.push(refusal("selectionMismatch", message));
+                    return Value::Null;
+                }
                 self.objects += 1.0;
                 let mut picked = Map::new();
                 for inner in self.flatten(&field.selection) {
+                    // What is below a field has a scope of its own.
+                    let scope = match (kind, inner.name.as_str()) {
+                        ("Order", "customer") => Some("read_customers"),
+                        ("Customer", "orders") => Some("read_orders"),
+                        _ => None,
+                    };
+                    if let Some(scope) = scope.filter(|scope| !allows(&self.scopes, scope)) {
+                        let message =
+                            format!("Access denied for {} field. Required access: `{scope}` access scope.", inner.name);
+                        let mut denied = refusal("ACCESS_DENIED", message);
+                        denied["path"] = json!([field.key(), inner.key()]);
+                        self.errors.push(denied);
+                        picked.insert(inner.key().to_owned(), Value::Null);
+                        continue;
+                    }
                     match object.get(&inner.name) {
                         Some(found) => {
                             let projected = self.project(found, inner);
                             picked.insert(inner.key().to_owned(), projected);
                         }
-                        None => {
-                            let kind = object.get("__typename").and_then(Value::as_str).unwrap_or("Object");
-                            self.undefined(&inner.name, kind);
-                        }
+                        None => self.undefined(&inner.name, kind),
                     }
                 }
                 Value::Object(picked)
             }
-            scalar => scalar.clone(),
+            Value::Null => Value::Null,
+            scalar => {
+                if !field.selection.is_empty() {
+                    let message = format!("Selections can't be made on scalars (field '{}')", field.name);
+                    self.errors.push(refusal("selectionMismatch", message));
+                }
+                scalar.clone()
+            }
         }
     }
 
@@ -818,7 +962,7 @@ impl<'a> Run<'a> {
     }
 }
 
-/// A GraphQL reader for operations, fragments, arguments and directives; types are skipped.
+/// A GraphQL reader for operations, fragments, arguments and directives; of types only whether they may be null.
 struct Parser<'a> {
     text: &'a str,
     at: usize,
@@ -838,7 +982,7 @@ impl<'a> Parser<'a> {
             }
             if parser.peek() == Some('{') {
                 let selection = parser.selection()?;
-                document.operations.push(Operation { mutation: false, name: None, defaults: Vec::new(), selection });
+                document.operations.push(Operation { mutation: false, name: None, variables: Vec::new(), selection });
                 continue;
             }
             match parser.name()? {
@@ -853,20 +997,20 @@ impl<'a> Parser<'a> {
                 kind @ ("query" | "mutation") => {
                     let name = parser.peek().filter(|next| next.is_alphabetic() || *next == '_');
                     let name = name.map(|_| parser.name().map(str::to_owned)).transpose()?;
-                    let mut defaults = Vec::new();
+                    let mut variables = Vec::new();
                     if parser.eat('(') {
                         while !parser.eat(')') {
                             parser.expect('$')?;
-                            let variable = parser.name()?.to_owned();
+                            let name = parser.name()?.to_owned();
                             parser.expect(':')?;
-                            parser.kind()?;
+                            let required = parser.kind()?;
                             let default = if parser.eat('=') { Some(parser.value()?) } else { None };
-                            defaults.push((variable, default));
+                            variables.push(Declared { name, required, default });
                         }
                     }
                     parser.directives()?;
                     let selection = parser.selection()?;
-                    document.operations.push(Operation { mutation: kind == "mutation", name, defaults, selection });
+                    document.operations.push(Operation { mutation: kind == "mutation", name, variables, selection });
                 }
                 other => return Err(format!("unexpected {other:?} at {}", parser.at)),
             }
@@ -874,15 +1018,15 @@ impl<'a> Parser<'a> {
         Ok(document)
     }
 
-    fn kind(&mut self) -> Parsed<()> {
+    /// Reads a type: whether it is one that may not be null.
+    fn kind(&mut self) -> Parsed<bool> {
         if self.eat('[') {
             self.kind()?;
             self.expect(']')?;
         } else {
             self.name()?;
         }
-        self.eat('!');
-        Ok(())
+        Ok(self.eat('!'))
     }
 
     fn selection(&mut self) -> Parsed<Vec<Selection>> {
@@ -1104,6 +1248,44 @@ mod tests {
         assert_eq!(body["errors"][0]["extensions"]["code"], "ACCESS_DENIED");
         let (_, body) = admin_call(&standin, "{ customers { nodes { id } } }", json!({})).await;
         assert_eq!(body["errors"][0]["extensions"]["code"], "BAD_REQUEST");
+    }
+
+    #[tokio::test]
+    async fn what_shopify_would_not_begin_is_refused_whole() {
+        let standin = standin();
+        let update = "mutation U($input: CustomerInput!) { customerUpdate(input: $input) { userErrors { message } } }";
+        for (query, variables, code) in [
+            ("{ shop(first: 1) { id } }", json!({}), "argumentNotAccepted"),
+            ("{ customers(first: 1, limit: 2) { nodes { id } } }", json!({}), "argumentNotAccepted"),
+            ("{ shop { name(in: \"en\") } }", json!({}), "argumentNotAccepted"),
+            (update, json!({"input": {"id": "gid://shopify/Customer/1", "identifier": "x"}}), "argumentNotAccepted"),
+            (update, json!({}), "INVALID_VARIABLE"),
+            (update, json!({"input": null}), "INVALID_VARIABLE"),
+            ("query Q { customers(first: $n) { nodes { id } } }", json!({"n": 1}), "variableNotDefined"),
+            ("{ shop { name { length } } }", json!({}), "selectionMismatch"),
+            ("{ shop { plan } }", json!({}), "selectionMismatch"),
+            ("{ shop }", json!({}), "selectionMismatch"),
+        ] {
+            let (_, body) = admin_call(&standin, query, variables).await;
+            assert_eq!(body["errors"][0]["extensions"]["code"], code, "{query}: {body}");
+            assert!(body["data"].is_null(), "{query}: {body}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_below_a_field_has_a_scope_of_its_own() {
+        let standin = standin();
+        let query = "{ orders(first: 1) { nodes { id customer { id } } } }";
+        let (_, body) = admin_call(&standin, query, json!({})).await;
+        assert!(body["errors"].is_null(), "{body}");
+        standin.with_state(|state, now| {
+            let shop = state.shops.get_mut(super::super::tests::SHOP).unwrap();
+            shop.book.set_scopes(&["read_orders".to_owned()]);
+            shop.bucket.fill(now);
+        });
+        let (_, body) = admin_call(&standin, query, json!({})).await;
+        assert_eq!(body["errors"][0]["extensions"]["code"], "ACCESS_DENIED", "{body}");
+        assert!(body["data"]["orders"]["nodes"][0]["customer"].is_null(), "{body}");
     }
 
     #[tokio::test]

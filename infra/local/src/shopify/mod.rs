@@ -416,6 +416,11 @@ fn read_state(path: &std::path::Path, config: &Config) -> Option<State> {
     if state.app.client_id != config.client_id {
         return None;
     }
+    // The functions read these at every start, and a registration that says otherwise would send a browser round for ever.
+    state.app.managed_install = config.managed_install;
+    state.app.embedded = config.embedded;
+    state.app.scopes = state::parse_scopes(&config.scopes);
+    state.app.optional_scopes = state::parse_scopes(&config.optional_scopes);
     for delivery in &mut state.deliveries {
         // It was under way when the process ended.
         if delivery.attempts.is_empty() && delivery.next_at.is_none() {
@@ -657,5 +662,33 @@ mod tests {
         let second = Standin::with(config);
         assert_eq!(second.secrets(), secrets);
         assert!(second.lock().shops[SHOP].install.is_some());
+    }
+
+    #[tokio::test]
+    async fn the_house_decides_at_each_start_how_the_app_is_registered() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = standin().config.clone();
+        config.state_file = Some(directory.path().join("shopify.json"));
+        let first = Standin::with(config.clone());
+        first.act("install_now", &json!({})).await.unwrap();
+        first.act("app", &json!({"managed_install": false, "scopes": ["read_themes"]})).await.unwrap();
+        drop(first);
+        let registered = |config: &Config| {
+            let standin = Standin::with(config.clone());
+            let state = standin.lock();
+            assert!(state.shops[SHOP].install.is_some());
+            (state.app.managed_install, state.app.embedded, state.app.scopes.clone(), state.app.optional_scopes.clone())
+        };
+        let scopes = |text: &str| state::parse_scopes(text);
+        assert_eq!(registered(&config), (true, true, scopes(&config.scopes), scopes(&config.optional_scopes)));
+        let standalone = Config {
+            managed_install: false,
+            embedded: false,
+            scopes: "read_customers".to_owned(),
+            optional_scopes: String::new(),
+            ..config.clone()
+        };
+        assert_eq!(registered(&standalone), (false, false, scopes("read_customers"), scopes("")));
+        assert_eq!(registered(&config), (true, true, scopes(&config.scopes), scopes(&config.optional_scopes)));
     }
 }

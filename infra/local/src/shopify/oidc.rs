@@ -34,8 +34,8 @@ struct Authorization {
     line: bool,
     redirect_uri: String,
     state: String,
-    nonce: Option<String>,
-    challenge: Option<String>,
+    nonce: String,
+    challenge: String,
     user: Option<usize>,
     auto_login: bool,
     at: i64,
@@ -149,6 +149,8 @@ impl Standin {
     fn discovery(&self, line: bool) -> Response {
         let issuer = self.oidc_issuer(line);
         let alg = if line { "HS256" } else { "RS256" };
+        // LINE takes the secret in the body only, and does not say so.
+        let methods = if line { Value::Null } else { json!(["client_secret_basic", "client_secret_post"]) };
         as_json(
             StatusCode::OK,
             &json!({
@@ -163,7 +165,7 @@ impl Standin {
                 "id_token_signing_alg_values_supported": [alg],
                 "scopes_supported": ["openid", "profile", "email"],
                 "code_challenge_methods_supported": ["S256"],
-                "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
+                "token_endpoint_auth_methods_supported": methods,
                 "authorization_response_iss_parameter_supported": true,
             }),
         )
@@ -201,7 +203,9 @@ impl Standin {
         }
         let state = call.parameter("state").unwrap_or_default();
         let back = |error: &str| {
-            let parameters = [("error".to_owned(), error.to_owned()), ("state".to_owned(), state.to_owned())];
+            // RFC 9207, section 2: an error names its issuer too.
+            let parameters = [("error", error), ("iss", issuer.as_str()), ("state", state)];
+            let parameters = parameters.map(|(name, value)| (name.to_owned(), value.to_owned()));
             redirect(&format!("{redirect_uri}?{}", sign::encode_query(&parameters)))
         };
         if call.parameter("response_type") != Some("code") {
@@ -210,8 +214,12 @@ impl Standin {
         if !call.parameter("scope").is_some_and(|scope| scope.split(' ').any(|scope| scope == "openid")) {
             return back("invalid_scope");
         }
-        let challenge = call.parameter("code_challenge");
-        if challenge.is_some() && call.parameter("code_challenge_method") != Some("S256") {
+        // A provider may do without them. A client that leaves one out is open to a code or a token from elsewhere.
+        let given = |name: &str| call.parameter(name).filter(|value| !value.is_empty());
+        let (Some(nonce), Some(challenge)) = (given("nonce"), given("code_challenge")) else {
+            return back("invalid_request");
+        };
+        if state.is_empty() || call.parameter("code_challenge_method") != Some("S256") {
             return back("invalid_request");
         }
         let id = sign::random_hex(16);
@@ -255,8 +263,8 @@ impl Standin {
                     line,
                     redirect_uri: redirect_uri.to_owned(),
                     state: state.to_owned(),
-                    nonce: call.parameter("nonce").map(str::to_owned),
-                    challenge: challenge.map(str::to_owned),
+                    nonce: nonce.to_owned(),
+                    challenge: challenge.to_owned(),
                     user: None,
                     auto_login,
                     at: now,
@@ -305,8 +313,13 @@ impl Standin {
                 let decode = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
                 Some((decode(id), decode(secret)))
             });
-        let given =
-            basic.or_else(|| Some((field(&form, "client_id")?.to_owned(), field(&form, "client_secret")?.to_owned())));
+        let posted = || Some((field(&form, "client_id")?.to_owned(), field(&form, "client_secret")?.to_owned()));
+        let given = match basic {
+            // One way at a time (RFC 6749, section 2.3), and at LINE in the body only.
+            Some(_) if line || field(&form, "client_secret").is_some() => None,
+            Some(basic) => Some(basic),
+            None => posted(),
+        };
         let issuer = self.oidc_issuer(line);
         let now = crate::now();
         self.oidc.with(|held| {
@@ -324,9 +337,8 @@ impl Standin {
                 now < code.at + CODE_LIFE
                     && code.line == line
                     && field(&form, "redirect_uri") == Some(&code.redirect_uri)
-                    && code.challenge.as_ref().is_none_or(|challenge| {
-                        let verifier = field(&form, "code_verifier").unwrap_or_default();
-                        URL_SAFE_NO_PAD.encode(Sha256::digest(verifier.as_bytes())) == *challenge
+                    && field(&form, "code_verifier").is_some_and(|verifier| {
+                        URL_SAFE_NO_PAD.encode(Sha256::digest(verifier.as_bytes())) == code.challenge
                     })
             }) else {
                 return refuse(StatusCode::BAD_REQUEST, "invalid_grant");
@@ -342,10 +354,8 @@ impl Standin {
                 "exp": seconds + 3_600,
                 "auth_time": seconds,
                 "name": name,
+                "nonce": code.nonce,
             });
-            if let Some(nonce) = &code.nonce {
-                claims["nonce"] = json!(nonce);
-            }
             if let Some(email) = email {
                 claims["email"] = json!(email);
                 // LINE sends no such claim.
@@ -426,7 +436,45 @@ fn components(der: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
+
+    use super::super::tests::{send, standin};
     use super::*;
+
+    #[tokio::test]
+    async fn a_careless_client_is_refused() {
+        let standin = standin();
+        let mut config = standin.config.clone();
+        let (issuer, back) = (standin.issuer(), "http://sso.localhost:8080/callback");
+        config.oidc_redirect_urls = vec![(issuer.clone(), back.to_owned())];
+        let standin = Standin::with(config);
+        let all = [
+            ("client_id", CLIENT_ID),
+            ("redirect_uri", back),
+            ("response_type", "code"),
+            ("scope", "openid"),
+            ("state", "s"),
+            ("nonce", "n"),
+            ("code_challenge", "c"),
+            ("code_challenge_method", "S256"),
+        ];
+        let ask = async |without: &str| {
+            let pairs: Vec<_> = all.iter().filter(|(name, _)| *name != without).collect();
+            let pairs: Vec<_> =
+                pairs.into_iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            let request =
+                Request::get(format!("/authorize?{}", sign::encode_query(&pairs))).header("host", "oidc.localhost");
+            let (status, headers, _) = send(&standin, request, "").await;
+            (status, headers.get("location").map(|to| to.to_str().unwrap().to_owned()).unwrap_or_default())
+        };
+        assert_eq!(ask("").await.0, 200);
+        for name in ["state", "nonce", "code_challenge", "code_challenge_method"] {
+            let (status, location) = ask(name).await;
+            assert_eq!(status, 302, "{name}");
+            let iss: String = url::form_urlencoded::byte_serialize(issuer.as_bytes()).collect();
+            assert!(location.contains("error=invalid_request") && location.contains(&iss), "{name}: {location}");
+        }
+    }
 
     #[test]
     fn the_key_set_verifies_what_the_provider_signs() {

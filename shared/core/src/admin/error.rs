@@ -54,10 +54,10 @@ pub enum AdminError {
     /// 404: such a shop may come back.
     #[error("Shopify does not find the shop or this API version at present: keep the data, try again later")]
     NotFound,
-    /// 5xx, 52x, `INTERNAL_SERVER_ERROR`, or no answer at all; nothing was changed, since it only reads.
+    /// No connection; or 5xx, 52x, `INTERNAL_SERVER_ERROR`, no answer at all to what only reads. Nothing was changed.
     #[error("Shopify does not answer: try again later")]
     Down,
-    /// As [`AdminError::Down`], for a change: whether it was made is not known.
+    /// For a change: no answer, a failed one, or one that does not say whether it was made.
     #[error("Shopify did not say whether the change was made: read before trying again")]
     OutcomeUnknown,
     /// `MAX_COST_EXCEEDED`.
@@ -72,7 +72,7 @@ pub enum AdminError {
     /// Any other status or GraphQL error: a defect of ours, or of the schema.
     #[error("Shopify did not understand the call ({0})")]
     Misunderstood(&'static str),
-    /// The answer is not of the form that the operation promises, or longer than we read.
+    /// The answer to what only reads is not of the form that the operation promises, or longer than we read.
     #[error("Shopify's answer could not be read")]
     Unreadable,
 }
@@ -163,6 +163,8 @@ pub(crate) enum Verdict {
     Throttled(Throttled),
     /// It may or may not have been carried out.
     Down,
+    /// There was no connection to send it over: nothing was done.
+    NotSent,
     /// Another try would end the same way.
     Final(Refusal),
 }
@@ -236,11 +238,12 @@ struct Cost {
     throttle_status: Option<ThrottleStatus>,
 }
 
-/// Reads an answer (<https://shopify.dev/docs/api/usage/response-codes>). Total: any bytes have a verdict.
-pub(crate) fn classify(status: u16, retry_after: Option<&str>, body: &[u8]) -> Verdict {
+/// Reads an answer (<https://shopify.dev/docs/api/usage/response-codes>) to what only reads or `changes` something. Total: any
+/// bytes have a verdict.
+pub(crate) fn classify(status: u16, retry_after: Option<&str>, body: &[u8], changes: bool) -> Verdict {
     use Verdict::Final;
     match status {
-        200 => graphql(body),
+        200 => graphql(body, changes),
         401 => Verdict::DeadToken,
         402 => Final(Refusal::Frozen),
         403 => forbidden(body),
@@ -252,8 +255,13 @@ pub(crate) fn classify(status: u16, retry_after: Option<&str>, body: &[u8]) -> V
         413 => Final(Refusal::Misunderstood("413")),
         300..=499 => Final(Refusal::Misunderstood("4xx")),
         500..=599 => Verdict::Down,
-        _ => Final(Refusal::Unreadable),
+        _ => unreadable(changes),
     }
+}
+
+/// What an answer means that does not say what became of the call.
+pub(crate) fn unreadable(changes: bool) -> Verdict {
+    if changes { Verdict::Down } else { Verdict::Final(Refusal::Unreadable) }
 }
 
 fn seconds(text: &str) -> Option<f64> {
@@ -277,8 +285,8 @@ fn forbidden(body: &[u8]) -> Verdict {
     })
 }
 
-fn graphql(body: &[u8]) -> Verdict {
-    let Ok(envelope) = serde_json::from_slice::<Envelope>(body) else { return Verdict::Final(Refusal::Unreadable) };
+fn graphql(body: &[u8], changes: bool) -> Verdict {
+    let Ok(envelope) = serde_json::from_slice::<Envelope>(body) else { return unreadable(changes) };
     let cost = envelope.extensions.and_then(|extensions| extensions.cost);
     let (requested, status) = cost.map_or((None, None), |cost| (cost.requested_query_cost, cost.throttle_status));
     let errors = match envelope.errors {
@@ -290,8 +298,11 @@ fn graphql(body: &[u8]) -> Verdict {
     if errors.is_empty() {
         return match envelope.data {
             Some(data @ Value::Object(_)) => Verdict::Data(data, status),
-            _ => Verdict::Final(Refusal::Unreadable),
+            _ => unreadable(changes),
         };
+    }
+    if changes && may_be_made(envelope.data.as_ref(), &errors) {
+        return Verdict::Down;
     }
     // Half an answer is none: a redacted field looks like an empty one. The most telling error speaks for all.
     let code = |error: &Value| error["extensions"]["code"].as_str().unwrap_or_default().to_owned();
@@ -320,10 +331,25 @@ fn graphql(body: &[u8]) -> Verdict {
     Verdict::Final(refusal)
 }
 
+/// Whether a change may have been made although there are errors: it is made before the fields below it are asked for, so an
+/// error about one of those, or any of what they hold, comes after it (<https://spec.graphql.org/October2021/#sec-Errors>).
+fn may_be_made(data: Option<&Value>, errors: &[Value]) -> bool {
+    let answered = match data {
+        Some(Value::Object(fields)) => fields.values().any(|field| !field.is_null()),
+        _ => false,
+    };
+    answered || errors.iter().any(|error| error["path"].as_array().is_some_and(|path| path.len() > 1))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// Of what only reads.
+    fn classify(status: u16, retry_after: Option<&str>, body: &[u8]) -> Verdict {
+        super::classify(status, retry_after, body, false)
+    }
 
     fn error(code: &str, message: &str) -> Vec<u8> {
         serde_json::json!({"data": {"shop": null}, "errors": [{"message": message, "extensions": {"code": code}}]})
@@ -391,6 +417,40 @@ mod tests {
     }
 
     #[test]
+    fn a_change_that_may_have_been_made_is_not_refused() {
+        let change = |status, body: &str| super::classify(status, None, body.as_bytes(), true);
+        let denied = r#"{"message":"Access denied","extensions":{"code":"ACCESS_DENIED"},"path":"#;
+        for unknown in [
+            String::new(),
+            "<html>".to_owned(),
+            "[]".to_owned(),
+            "{}".to_owned(),
+            "{\"data\":null}".to_owned(),
+            // Made, and then a field of it could not be shown; where that field may not be null, all above it is.
+            format!(
+                r#"{{"data":{{"customerUpdate":{{"customer":null}}}},"errors":[{denied}["customerUpdate","customer"]}}]}}"#
+            ),
+            format!(r#"{{"data":{{"customerUpdate":null}},"errors":[{denied}["customerUpdate","customer","id"]}}]}}"#),
+            format!(r#"{{"data":null,"errors":[{denied}["customerUpdate","customer"]}}]}}"#),
+            format!(r#"{{"data":{{"customerUpdate":{{}}}},"errors":[{}]}}"#, r#"{"extensions":{"code":"THROTTLED"}}"#),
+        ] {
+            assert_eq!(change(200, &unknown), Verdict::Down, "{unknown}");
+        }
+        assert_eq!(change(204, ""), Verdict::Down);
+        // Refused before it was begun.
+        for refused in [
+            format!(r#"{{"data":{{"customerUpdate":null}},"errors":[{denied}["customerUpdate"]}}]}}"#),
+            format!(r#"{{"data":null,"errors":[{denied}[]}}]}}"#),
+        ] {
+            assert_eq!(change(200, &refused), Verdict::Final(Refusal::MissingScope), "{refused}");
+        }
+        assert_eq!(change(400, ""), Verdict::Final(Refusal::Misunderstood("400")));
+        assert_eq!(change(200, r#"{"errors":"Not Found"}"#), Verdict::Final(Refusal::Misunderstood("errors")));
+        let throttled = super::classify(200, None, &throttled_answer(), true);
+        assert!(matches!(throttled, Verdict::Throttled(_)), "{throttled:?}");
+    }
+
+    #[test]
     fn an_answer_teaches_the_bucket() {
         let body = "{\"data\":{\"shop\":{}},\"extensions\":{\"cost\":{\"requestedQueryCost\":1,\"throttleStatus\":\
                     {\"maximumAvailable\":2000.0,\"currentlyAvailable\":1999,\"restoreRate\":100.0}}}}";
@@ -426,8 +486,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn anything_has_a_verdict(status in any::<u16>(), body in proptest::collection::vec(any::<u8>(), 0..200), after in "\\PC{0,20}") {
-            let _ = classify(status, Some(&after), &body);
+        fn anything_has_a_verdict(status in any::<u16>(), body in proptest::collection::vec(any::<u8>(), 0..200), after in "\\PC{0,20}", changes in any::<bool>()) {
+            let _ = super::classify(status, Some(&after), &body, changes);
         }
 
         #[test]

@@ -3,8 +3,8 @@ use std::net::IpAddr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use gatehouse_shopify::Timestamp;
 use gatehouse_shopify::query::Query;
+use gatehouse_shopify::{ShopDomain, Timestamp};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
@@ -204,6 +204,29 @@ impl Request {
         })
     }
 
+    /// What can still be read of an event that is refused, so that its caller can read the answer: method, path and the few
+    /// headers that say who asks. It is never handled.
+    pub(crate) fn remnant(event: &[u8]) -> Self {
+        const TELLING: [&str; 3] = ["origin", "accept", "accept-language"];
+        let mut kept = Map::new();
+        if let Ok(Value::Object(event)) = serde_json::from_slice(event) {
+            for (key, mut value) in event {
+                match key.as_str() {
+                    "requestContext" | "httpMethod" | "path" | "rawPath" => drop(kept.insert(key, value)),
+                    "headers" | "multiValueHeaders" => {
+                        if let Value::Object(headers) = &mut value {
+                            headers.retain(|name, _| TELLING.iter().any(|telling| name.eq_ignore_ascii_case(telling)));
+                        }
+                        kept.insert(key, value);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let unknown = || Self::from_event(serde_json::json!({"requestContext": {"http": {"method": "POST"}}}));
+        Self::from_event(kept.into()).or_else(|_| unknown()).expect("a constant that is a request")
+    }
+
     /// The header's value, where it is there exactly once and is visible ASCII.
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut values = self.headers.get_all(name).iter();
@@ -255,13 +278,20 @@ impl Request {
         page.response(self.locale(), &self.request_id)
     }
 
+    /// The shop that the query names. A claim of the caller: it may say who frames a page that holds nothing of a shop's, and is
+    /// never a tenant.
+    pub fn shop_hint(&self) -> Option<ShopDomain> {
+        let query = Query::parse(&self.raw_query).ok()?;
+        ShopDomain::parse(query.get_one("shop").ok()??).ok()
+    }
+
     /// The request without its content: what is needed to answer for a handler that did not.
     pub(crate) fn outline(&self) -> Self {
         Self {
             method: self.method.clone(),
-            path: String::new(),
-            raw_query: String::new(),
-            query_is_exact: self.query_is_exact,
+            path: self.path.clone(),
+            raw_query: self.shop_hint().map(|shop| format!("shop={shop}")).unwrap_or_default(),
+            query_is_exact: false,
             headers: self.headers.clone(),
             cookies: Vec::new(),
             body: Vec::new(),
@@ -535,6 +565,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_refused_still_says_who_asked() {
+        let event = json!({
+            "requestContext": {"http": {"method": "POST"}}, "rawPath": "/v1/x", "rawQueryString": "a".repeat(70_000),
+            "headers": {"Origin": "https://app.example", "x": 5, "accept": "text/html"}, "cookies": 7,
+        });
+        let text = event.to_string();
+        assert!(Request::from_bytes(text.as_bytes()).is_err());
+        let kept = Request::remnant(text.as_bytes());
+        assert_eq!((kept.method.as_str(), &*kept.path, &*kept.raw_query), ("POST", "/v1/x", ""));
+        assert_eq!((kept.header("origin"), kept.wants_html()), (Some("https://app.example"), true));
+        for nothing in
+            ["", "[]", "{\"requestContext\":5}", "{\"httpMethod\":\"a b\"}", "{\"rawPath\":5,\"httpMethod\":\"GET\"}"]
+        {
+            assert_eq!(Request::remnant(nothing.as_bytes()).header("origin"), None, "{nothing}");
+        }
+    }
+
+    #[test]
     fn two_cookies_of_one_name_are_none() {
         let request = read(json!({"cookies": ["s=1", "s=2"]})).unwrap();
         assert_eq!(request.cookie("s"), None);
@@ -629,6 +677,7 @@ mod tests {
 
         #[test]
         fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Request::remnant(&bytes);
             let _ = Request::from_bytes(&bytes);
         }
 

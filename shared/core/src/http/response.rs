@@ -279,17 +279,20 @@ impl Response {
         self.shop.as_ref()
     }
 
+    /// This answer, or a 500 in place of one that cannot be sent.
+    #[must_use]
+    pub(crate) fn or_failed(self, request_id: &str) -> Self {
+        if !self.broken && self.body.len() <= MAX_ANSWER {
+            return self;
+        }
+        let (route, bytes, broken) = (self.route, self.body.len(), self.broken);
+        tracing::error!(route, bytes, broken, "an answer could not be sent");
+        Self::problem(&Problem::Internal, request_id).on_route(route)
+    }
+
     /// The event's answer: with the headers that every answer has, in the shape that the source takes.
     pub fn into_event(mut self, shape: Shape, environment: Environment, method: &Method, request_id: &str) -> Value {
-        if self.broken || self.body.len() > MAX_ANSWER {
-            tracing::error!(
-                route = self.route,
-                bytes = self.body.len(),
-                broken = self.broken,
-                "an answer could not be sent"
-            );
-            self = Self::problem(&Problem::Internal, request_id);
-        }
+        self = self.or_failed(request_id);
         for (name, value) in [
             (header::CACHE_CONTROL, "no-store"),
             (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),

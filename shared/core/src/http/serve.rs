@@ -7,7 +7,7 @@ use lambda_runtime::Error;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{BadEvent, Request, Response, Shape};
+use super::{BadEvent, Request, Response};
 use crate::clock;
 use crate::config::Environment;
 use crate::runtime::{Failure, Invocation, run};
@@ -21,8 +21,26 @@ pub const MARGIN: Duration = Duration::from_millis(400);
 /// # Errors
 /// When the Lambda Runtime API cannot be reached.
 pub async fn serve(environment: Environment, handler: impl AsyncFn(Request) -> Response) -> Result<(), Error> {
-    serve_or(environment, handler, async |_event: &RawValue, invocation: &Invocation| {
-        Ok(refuse(BadEvent::NotHttp, environment, &invocation.request_id))
+    serve_dressed(environment, handler, undressed).await
+}
+
+/// As [`serve`], with `dress` for every answer, also for those that the handler did not make (a request that cannot be read, a
+/// panic, a timeout): a browser shows a script no answer without the headers that allow it. Of the request it sees method,
+/// path, headers and the shop that the query names; it must be quick and must not fail.
+///
+/// # Errors
+/// When the Lambda Runtime API cannot be reached.
+pub async fn serve_dressed(
+    environment: Environment,
+    handler: impl AsyncFn(Request) -> Response,
+    dress: impl Fn(&Request, Response) -> Response,
+) -> Result<(), Error> {
+    run(async |event: Box<RawValue>, invocation: Invocation| {
+        let event = event.get().as_bytes();
+        Ok(match Request::from_bytes(event) {
+            Ok(request) => answer(request, &invocation, environment, &handler, &dress).await,
+            Err(bad) => refuse(bad, event, environment, &invocation.request_id, &dress),
+        })
     })
     .await
 }
@@ -37,11 +55,15 @@ pub async fn serve_or(
     other: impl AsyncFn(&RawValue, &Invocation) -> Result<Value, Failure>,
 ) -> Result<(), Error> {
     run(async |event: Box<RawValue>, invocation: Invocation| match Request::from_bytes(event.get().as_bytes()) {
-        Ok(request) => Ok(answer(request, &invocation, environment, &handler).await),
+        Ok(request) => Ok(answer(request, &invocation, environment, &handler, &undressed).await),
         Err(BadEvent::NotHttp) => other(&event, &invocation).await,
-        Err(bad) => Ok(refuse(bad, environment, &invocation.request_id)),
+        Err(bad) => Ok(refuse(bad, event.get().as_bytes(), environment, &invocation.request_id, &undressed)),
     })
     .await
+}
+
+fn undressed(_: &Request, response: Response) -> Response {
+    response
 }
 
 /// One request: within its time, whatever the handler does, and with one line in the access log.
@@ -50,11 +72,11 @@ pub(crate) async fn answer(
     invocation: &Invocation,
     environment: Environment,
     handler: &impl AsyncFn(Request) -> Response,
+    dress: &impl Fn(&Request, Response) -> Response,
 ) -> Value {
     let started = Instant::now();
     request.request_id.clone_from(&invocation.request_id);
     request.deadline = invocation.deadline;
-    let (method, shape) = (request.method.clone(), request.shape);
     let limit = Duration::from_millis(request.millis_left(clock::now())).saturating_sub(MARGIN);
     let outline = request.outline();
 
@@ -73,15 +95,23 @@ pub(crate) async fn answer(
             outline.failed(StatusCode::SERVICE_UNAVAILABLE).with_code("timeout")
         }
     };
-    access_log(loggable(&method), &response, started);
-    response.into_event(shape, environment, &method, &invocation.request_id)
+    let response = dress(&outline, response.or_failed(&invocation.request_id));
+    access_log(loggable(&outline.method), &response, started);
+    response.into_event(outline.shape, environment, &outline.method, &invocation.request_id)
 }
 
-fn refuse(bad: BadEvent, environment: Environment, request_id: &str) -> Value {
+fn refuse(
+    bad: BadEvent,
+    event: &[u8],
+    environment: Environment,
+    request_id: &str,
+    dress: &impl Fn(&Request, Response) -> Response,
+) -> Value {
     count(Metric::BadEvent, &[]);
-    let response = Response::problem(&bad.problem(), request_id).with_code(bad.code());
+    let request = Request::remnant(event);
+    let response = dress(&request, Response::problem(&bad.problem(), request_id).with_code(bad.code()));
     access_log("-", &response, Instant::now());
-    response.into_event(Shape::V2, environment, &Method::POST, request_id)
+    response.into_event(request.shape, environment, &request.method, request_id)
 }
 
 /// Label, not path; shop only when proven; no query, no header, no address.
@@ -131,7 +161,11 @@ mod tests {
     }
 
     async fn answered(accept: &str, millis: i64, handler: impl AsyncFn(Request) -> Response) -> Value {
-        answer(request(accept), &invocation(millis), Environment::Production, &handler).await
+        answer(request(accept), &invocation(millis), Environment::Production, &handler, &dressed).await
+    }
+
+    fn dressed(request: &Request, response: Response) -> Response {
+        response.with_header(http::header::VARY, &format!("{} {}", request.method, request.path))
     }
 
     #[tokio::test]
@@ -170,9 +204,27 @@ mod tests {
         assert_eq!((&sent["statusCode"], &sent["headers"]["retry-after"]), (&json!(503), &json!("1")));
     }
 
+    #[tokio::test]
+    async fn every_answer_is_dressed_whoever_made_it() {
+        let large = || Response::bytes(StatusCode::OK, "text/plain", vec![b'a'; 6 * 1024 * 1024]);
+        for (status, sent) in [
+            (200, answered("*/*", 5_000, async |_| Response::empty(StatusCode::OK)).await),
+            (500, answered("*/*", 5_000, async |_| panic!("canary")).await),
+            (503, answered("*/*", 400, async |_| std::future::pending().await).await),
+            (500, answered("*/*", 5_000, async |_| large()).await),
+            (500, answered("*/*", 5_000, async |_| Response::empty(StatusCode::OK).with_cookie("\n".into())).await),
+        ] {
+            assert_eq!((&sent["statusCode"], &sent["headers"]["vary"]), (&json!(status), &json!("GET /")), "{sent}");
+        }
+        let event = br#"{"requestContext": {"http": {"method": "PUT"}}, "rawPath": "/x", "body": "?", "isBase64Encoded": true}"#;
+        let bad = Request::from_bytes(event).unwrap_err();
+        let sent = refuse(bad, event, Environment::Production, "r-1", &dressed);
+        assert_eq!((&sent["statusCode"], &sent["headers"]["vary"]), (&json!(400), &json!("PUT /x")));
+    }
+
     #[test]
     fn bad_events_are_answered() {
-        let sent = refuse(BadEvent::Base64, Environment::Production, "r-1");
+        let sent = refuse(BadEvent::Base64, b"", Environment::Production, "r-1", &undressed);
         assert_eq!((&sent["statusCode"], &sent["headers"]["x-request-id"]), (&json!(400), &json!("r-1")));
     }
 }
