@@ -443,7 +443,7 @@ impl Install {
     fn way_out(&self, request: &Request) -> Response {
         let Some((shop, host, framed)) = leave::homeward(&request.raw_query) else { return self.leave(request) };
         match self.at_shopify(&shop, &begin::embedded_url(&shop, host.as_ref(), &self.settings.app.client_id)) {
-            Ok(to) if framed => self.house().exit(&shop, &to),
+            Ok(to) if framed => self.house().exit(&shop, request.locale(), &to),
             to => self.redirect(request, to),
         }
     }

@@ -25,8 +25,8 @@ const LOOKED_AFTER: &str = "looked_after";
 const EXPORTS: &str = "exports";
 /// Second looks of one run, and how far they are apart. Each goes through all dead letters, and hides them while it does: two
 /// at once hide them from each other, and neither has seen them all. The others keep their place.
-const LOOKS: i32 = 15;
-const LOOK_APART_SECS: i32 = 60;
+const LOOKS: i32 = 60;
+const LOOK_APART_SECS: i32 = 15;
 
 /// What [`Privacy::retire`] did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,7 +86,7 @@ impl Privacy {
     }
 
     /// Sends the message of every open request again on which nothing has happened for `idle_secs`, and those of erasures
-    /// whose second look is due, at most fifteen of these; returns how many. A message that was not lost after all changes
+    /// whose second look is due, at most sixty of these; returns how many. A message that was not lost after all changes
     /// nothing. `budget` counts pages of the index.
     ///
     /// # Errors
