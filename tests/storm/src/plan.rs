@@ -171,7 +171,9 @@ impl Garbage {
         match self {
             Self::WrongSignature | Self::Unsigned | Self::ForeignSecret | Self::ChangedBody | Self::OtherShop => 401,
             Self::WrongMethod => 405,
-            Self::NotJson | Self::NotAnObject | Self::Empty | Self::NoTopic | Self::BadShop => 400,
+            Self::NotJson | Self::Empty | Self::NoTopic | Self::BadShop => 400,
+            // What Shopify signs is acknowledged. There is nothing in it to apply.
+            Self::NotAnObject => 200,
             Self::TooLarge => 413,
         }
     }
