@@ -456,8 +456,9 @@ fn nothing_of_one_shop_reaches_the_other() {
     if let Err(failure) = tried {
         panic!("{failure}");
     }
+    // Some twenty of each, as a rule. None would mean that nothing was looked at; how many it is, is chance.
     for let_in in &two.let_in {
-        assert!(let_in.load(Ordering::Relaxed) > 10, "each saw what is its own: {let_in:?}");
+        assert!(let_in.load(Ordering::Relaxed) > 2, "each saw what is its own: {let_in:?}");
     }
     runtime.block_on(two.search());
 }

@@ -106,7 +106,7 @@ pub(super) fn schemas() -> Value {
         "Buyer": object(json!({"shop": {"type": "string"}, "customer": nullable("string")})),
         "Staff": object(json!({"shop": {"type": "string"}, "user": nullable("string")})),
         "ActionRun": {
-            "type": "object", "required": ["shopify_domain", "action_run_id"],
+            "type": "object", "required": ["shopify_domain"],
             "description": "Flow sends more than this.",
             "properties": {
                 "shopify_domain": shop(),
