@@ -1,4 +1,6 @@
 //! What a request brings beside its proof: a JSON body, a page's parameters. All of it is the caller's word.
+//!
+//! It must never take a shop from it, or a cursor that was not made for this shop and this list.
 
 use gatehouse_core::http::Request;
 use gatehouse_core::problem::Problem;

@@ -1,3 +1,8 @@
+//! An event of any of the sources that speak HTTP, read as the one request that it is.
+//!
+//! It must never: take what is over its limits, give out a query that was rebuilt as the one that was sent, or show a
+//! query, a header or a body in its `Debug`.
+
 use std::fmt;
 use std::net::IpAddr;
 

@@ -1,3 +1,8 @@
+//! An answer, and the event that its source takes it in; every one gets the headers that protect it here.
+//!
+//! It must never: let a line break into a header or a cookie, redirect to an address that nobody has checked, or send an
+//! answer of which a part could not be set: that becomes a 500.
+
 use std::fmt;
 
 use base64::Engine as _;

@@ -1,3 +1,8 @@
+//! From an event to its answer: within the invocation's time, whatever the handler does, and with one line in the log.
+//!
+//! It must never: leave a panic, a slow handler or an event that cannot be read without an answer, or write a path, a
+//! query, a header or an address into that line.
+
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
