@@ -133,7 +133,7 @@ impl Request {
     /// # Errors
     /// [`BadEvent`] for anything that is not a request within the limits.
     pub fn from_bytes(event: &[u8]) -> Result<Self, BadEvent> {
-        // Too deep a nesting and lone surrogates end here too.
+        // Attack: lists within lists, to overflow the reader's stack. Too deep a nesting and lone surrogates end here.
         Self::from_event(serde_json::from_slice(event).map_err(|_| BadEvent::Malformed("JSON"))?)
     }
 
@@ -175,6 +175,7 @@ impl Request {
         };
         let method = Method::from_bytes(method.as_bytes()).map_err(|_| BadEvent::Malformed("method"))?;
         let path = if path.starts_with('/') { path } else { format!("/{path}") };
+        // Attack: an address made only to keep the router and the parser busy.
         if path.len() > Self::MAX_PATH || raw_query.len() > Self::MAX_QUERY {
             return Err(BadEvent::UriTooLong);
         }
@@ -185,7 +186,8 @@ impl Request {
             Shape::Alb { .. } => None,
         };
         let source_ip = match shape {
-            // The balancer appends the address that it saw; what stands before it is the caller's own claim.
+            // Attack: an address of the caller's choice. The balancer appends the one that it saw; what stands before it is
+            // the caller's own claim.
             Shape::Alb { .. } => headers
                 .get("x-forwarded-for")
                 .and_then(|value| value.to_str().ok())
@@ -375,6 +377,7 @@ fn rebuilt_query(event: &mut Map<String, Value>, shape: Shape) -> Result<String,
             query.push('=');
             query.push_str(value);
         }
+        // Attack: a query that escaping makes three times as long. It ends where it is too long, not after it is built.
         if query.len() > Request::MAX_QUERY { Err(BadEvent::UriTooLong) } else { Ok(()) }
     };
     for (name, value) in &pairs {
@@ -410,6 +413,7 @@ fn take_headers(event: &mut Map<String, Value>, shape: Shape) -> Result<(HeaderM
     let mut within_limits = |len: usize| {
         count += 1;
         bytes += len;
+        // Attack: headers and cookies without end, to fill the memory that they are copied into.
         if count > Request::MAX_HEADERS || bytes > Request::MAX_HEADER_BYTES {
             Err(BadEvent::HeadersTooLarge)
         } else {
@@ -453,6 +457,7 @@ fn take_body(event: &mut Map<String, Value>) -> Result<Vec<u8>, BadEvent> {
         Some(_) => return Err(BadEvent::Malformed("isBase64Encoded")),
     };
     let text = take_text(event, "body")?.unwrap_or_default();
+    // Attack: a body made only to be decoded: it is measured before, and again after.
     if text.len() > if encoded { Request::MAX_BODY / 3 * 4 + 4 } else { Request::MAX_BODY } {
         return Err(BadEvent::BodyTooLarge);
     }
