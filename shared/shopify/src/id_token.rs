@@ -461,7 +461,8 @@ fn millis(number: &Number) -> Option<i128> {
     Some(value.clamp(-LIMIT, LIMIT))
 }
 
-/// The claims of a token to sign: what Shopify puts into one. For tests and the local stand-in.
+/// The claims of a token to sign: what Shopify puts into one. For tests and benchmarks: nothing else of this app
+/// signs ID tokens.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Claims {
     /// `https://{shop}/admin`
