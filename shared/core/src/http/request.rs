@@ -97,7 +97,7 @@ pub struct Request {
     pub query_is_exact: bool,
     /// Headers by lower-case name; duplicates are kept where the source keeps them (payload 2.0 joins them by commas).
     pub headers: HeaderMap,
-    /// `name=value` pairs.
+    /// `name=value` pairs, as many of one name as were sent.
     pub cookies: Vec<String>,
     /// The body's exact bytes: base64 is undone here and nowhere else.
     pub body: Vec<u8>,
@@ -239,14 +239,6 @@ impl Request {
         let mut values = self.headers.get_all(name).iter();
         let first = values.next()?;
         if values.next().is_some() { None } else { first.to_str().ok() }
-    }
-
-    /// The cookie's value, where exactly one cookie has this name.
-    pub fn cookie(&self, name: &str) -> Option<&str> {
-        // Attack: a second cookie of the same name, set from a sibling host, must not decide which one we believe.
-        let mut values = self.cookies.iter().filter_map(|pair| pair.split_once('=')).filter(|(n, _)| *n == name);
-        let (_, first) = values.next()?;
-        if values.next().is_some() { None } else { Some(first) }
     }
 
     /// The value of `Host`, or nothing. A claim of the caller: never a tenant, never part of a link.
@@ -569,7 +561,7 @@ mod tests {
         assert_eq!(request.path, "/a b\"\u{65e5}");
         assert_eq!(request.headers.get("x-mixed-case").unwrap().as_bytes(), "Ünï".as_bytes());
         assert_eq!(request.header("x-mixed-case"), None);
-        assert_eq!((request.cookie("a"), request.cookie("b"), request.cookie("c")), (Some("1"), Some("2=3"), None));
+        assert_eq!(request.cookies, ["a=1", "b=2=3", "c"]);
         assert_eq!(read(json!({"headers": null, "rawPath": ""})).unwrap().path, "/");
         assert_eq!(request.source_ip, "192.0.2.7".parse().ok());
     }
@@ -590,12 +582,6 @@ mod tests {
         {
             assert_eq!(Request::remnant(nothing.as_bytes()).header("origin"), None, "{nothing}");
         }
-    }
-
-    #[test]
-    fn two_cookies_of_one_name_are_none() {
-        let request = read(json!({"cookies": ["s=1", "s=2"]})).unwrap();
-        assert_eq!(request.cookie("s"), None);
     }
 
     #[test]
@@ -623,7 +609,7 @@ mod tests {
         assert_eq!((rest.shape, rest.query_is_exact), (Shape::V1, false));
         assert_eq!(rest.raw_query, "q=a%20b&q=c%26d");
         assert_eq!(rest.header("x-shopify-topic"), Some("orders/create"));
-        assert_eq!((rest.cookie("a"), rest.cookie("b")), (Some("1"), Some("2")));
+        assert_eq!(rest.cookies, ["a=1", "b=2"]);
         assert_eq!(rest.body, b"{}");
 
         let alb = Request::from_event(json!({

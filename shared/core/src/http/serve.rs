@@ -177,7 +177,7 @@ mod tests {
     async fn the_handler_sees_the_invocation() {
         let sent = answered("*/*", 5_000, async |r: Request| {
             assert!(r.millis_left(clock::now()) <= 5_000 && r.deadline < Timestamp::from_millis(i64::MAX));
-            Response::text(StatusCode::OK, &r.request_id)
+            Response::bytes(StatusCode::OK, "text/plain", r.request_id.into_bytes())
         })
         .await;
         assert_eq!((&sent["statusCode"], &sent["body"]), (&json!(200), &json!("r-1")));
