@@ -1,4 +1,6 @@
 //! `/v1/customers`: the mirrored customers, page by page, and one with the orders. Every read leaves an audit record.
+//!
+//! It must never show a customer of another shop than the one that the request proved.
 
 use gatehouse_core::clock;
 use gatehouse_core::http::{Request, Response};

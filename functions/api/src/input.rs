@@ -1,4 +1,6 @@
 //! What a request brings beside its proof: a JSON body, a page's parameters. All of it is the caller's word.
+//!
+//! It must never take a shop from there, or a cursor that was not made for this shop and this list.
 
 use gatehouse_core::http::Request;
 use gatehouse_core::problem::Problem;
@@ -19,7 +21,7 @@ const USUAL: u16 = 50;
 /// The body, as JSON of this form.
 pub(crate) fn json<T: DeserializeOwned>(request: &Request) -> Result<T, Problem> {
     let kind = request.header("content-type").unwrap_or_default();
-    // A form could be posted across origins without a preflight; JSON cannot.
+    // Attack: another site posts a form with the browser's cookie. A form needs no preflight across origins; JSON does.
     if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
         return Err(Problem::UnsupportedMediaType);
     }

@@ -1,4 +1,6 @@
 //! `/v1/privacy/requests`: the shop's privacy requests, and the export that a data request made.
+//!
+//! It must never hand out an export before the audit record is written, or another shop's.
 
 use gatehouse_core::clock;
 use gatehouse_core::http::{Request, Response};

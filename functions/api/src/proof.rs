@@ -111,6 +111,8 @@ fn exchanges(api: &Api) -> bool {
 
 impl Proof for Merchant {
     async fn of(api: &Api, request: &Request) -> Result<Self, Refusal> {
+        // Attack: a cookie that the browser sends along by itself, beside a token that is refused. Whoever presents a token is
+        // judged by it alone; the cookie counts only without one, and never in an embedded app.
         let (shop, user, id_token) = match (request.header("authorization"), api.settings.launch.embedded) {
             (None, false) => {
                 let login = login(api, request).await?;

@@ -1,4 +1,6 @@
 //! Every address that is answered, as one table: what a router reads, and what the OpenAPI document is checked against.
+//!
+//! It must never prove anything: a surface decides on CORS alone, and each handler demands its own proof.
 
 use http::Method;
 

@@ -1,4 +1,6 @@
 //! `/v1/scopes`: what is granted, where to grant more, and giving optional ones back.
+//!
+//! It must never ask for a scope that the app is not configured for, or give back one that it requires.
 
 use gatehouse_core::admin::operations::{AppRevokeAccessScopes, AppRevokeAccessScopesVariables};
 use gatehouse_core::config::InstallFlow;

@@ -6,7 +6,7 @@ use gatehouse_core::config::FrontSettings;
 use gatehouse_core::http::{Location, Request, Response};
 use gatehouse_core::pages::Locale;
 use gatehouse_shopify::ShopDomain;
-use gatehouse_shopify::csp::{POLARIS_URL, escape_attribute, frame_ancestors};
+use gatehouse_shopify::csp::{POLARIS_URL, app_bridge_tag, escape_attribute, frame_ancestors, preload_link};
 use http::{StatusCode, header};
 
 use crate::assets;
@@ -57,22 +57,12 @@ impl House<'_> {
 
     /// The App Bridge tag: the first script of every embedded document.
     fn app_bridge(&self) -> String {
-        format!(
-            "<script data-api-key=\"{}\" src=\"{}\"></script>",
-            escape_attribute(self.client_id),
-            escape_attribute(&self.front.app_bridge)
-        )
+        app_bridge_tag(self.client_id, &self.front.app_bridge)
     }
 
     /// Starts loading scripts while the document is on its way.
     fn preload(&self, polaris: bool) -> String {
-        let mut link = format!("<{}>; rel=\"preload\"; as=\"script\"", self.front.app_bridge);
-        if polaris {
-            link = format!(
-                "<https://cdn.shopify.com>; rel=\"preconnect\", {link}, <{POLARIS_URL}>; rel=\"preload\"; as=\"script\""
-            );
-        }
-        link
+        preload_link(&self.front.app_bridge, polaris)
     }
 
     /// The app's document for a proven shop: first content at once, the rest by the API. `csrf` is for standalone apps.

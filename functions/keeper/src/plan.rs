@@ -1,4 +1,6 @@
 //! What the keeper decides, as values: no I/O, no clock.
+//!
+//! It must never put off a refresh that failed past half of what the refresh token has left, unless ten minutes are more.
 
 use gatehouse_core::vault::{Installation, VaultError};
 use gatehouse_life::Status;

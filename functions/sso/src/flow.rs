@@ -335,6 +335,7 @@ impl Journey {
         let (payload, generation) = JOURNEY.open(secrets, value).ok_or(FlowError::CookieInvalid)?;
         let (_, secret) = secrets.iter().find(|(each, _)| *each == generation).ok_or(FlowError::CookieInvalid)?;
         let journey = Self::parse(&payload).ok_or(FlowError::CookieInvalid)?;
+        // Attack: a cookie kept (or stolen) long ago; a browser's Max-Age binds only browsers.
         if now >= journey.expires {
             return Err(FlowError::Expired);
         }
@@ -579,6 +580,7 @@ pub fn logged_out(
     let until: i64 = next()?.parse().map_err(|_| FlowError::StateMismatch)?;
     let shop = ShopDomain::parse(next()?).map_err(|_| FlowError::StateMismatch)?;
     let to = next()?;
+    // Attack: a sealed address from a log or a browser's history, opened again later.
     if now.secs() >= until {
         return Err(FlowError::Expired);
     }

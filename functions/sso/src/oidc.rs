@@ -183,6 +183,7 @@ impl Document {
             token_endpoint_auth_methods_supported: Option<Vec<String>>,
         }
         let malformed = OidcError::Malformed("discovery document");
+        // Attack: a document of megabytes, from a provider or whoever stands in for it, made to keep the parser busy.
         if json.len() > MAX_DOCUMENT {
             return Err(malformed);
         }
@@ -292,6 +293,7 @@ impl KeySet {
             keys: Vec<serde_json::Value>,
         }
         let malformed = OidcError::Malformed("key set");
+        // Attack: a document of megabytes, as above; keys without end are cut off at `MAX_KEYS`.
         if json.len() > MAX_DOCUMENT {
             return Err(malformed);
         }
@@ -456,6 +458,7 @@ pub fn check_id_token(
         crit: Option<serde::de::IgnoredAny>,
     }
     const MALFORMED: OidcError = OidcError::Malformed("ID token");
+    // Attack: megabytes of base64 to decode and hash.
     if token.len() > MAX_TOKEN {
         return Err(MALFORMED);
     }
@@ -463,7 +466,7 @@ pub fn check_id_token(
     let (header, payload) = signed.split_once('.').filter(|(_, payload)| !payload.contains('.')).ok_or(MALFORMED)?;
     let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| MALFORMED);
     let header: Header = serde_json::from_slice(&decode(header)?).map_err(|_| MALFORMED)?;
-    // An extension that must be understood (RFC 7515, section 4.1.11); we understand none.
+    // Attack: an extension that must be understood (RFC 7515, section 4.1.11), and is not; we understand none.
     if header.crit.is_some() {
         return Err(MALFORMED);
     }
@@ -552,7 +555,8 @@ fn check_claims(claims: Claims, alg: Alg, expected: &Expected<'_>, now: Timestam
     {
         return Err(OidcError::WrongAccessToken);
     }
-    // The specification's limit for a subject.
+    // Attack: a subject without end, or with a line break, where it becomes a customer's identifier. The limit is the
+    // specification's.
     if claims.sub.is_empty() || claims.sub.len() > 255 || claims.sub.chars().any(char::is_control) {
         return Err(OidcError::Malformed("subject"));
     }

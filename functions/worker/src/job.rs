@@ -1,4 +1,7 @@
 //! One delivery as a topic's handler sees it, and what the handler says of it.
+//!
+//! It must never carry anything of a delivery's body in an error, or let the time of receipt stand in for the event's own
+//! where what follows cannot be undone ([`Job::vouched_at`]).
 
 use gatehouse_core::mirror::{Applied, PayloadError};
 use gatehouse_core::privacy::{Budget, DataError};

@@ -384,6 +384,7 @@ impl Queues {
     /// [`QueueError::Put`] when S3 refuses; the bucket's lifecycle then ends it.
     pub async fn drop_body(&self, envelope: &Envelope) -> Result<(), QueueError> {
         let Body::S3 { s3: key, .. } = &envelope.body else { return Ok(()) };
+        // Attack: a forged message pointing at another shop's object, or at an export, to have it deleted.
         if !key.starts_with(&format!("deliveries/{}/", envelope.shop)) {
             return Err(QueueError::BodyChanged);
         }
@@ -444,10 +445,12 @@ pub fn from_eventbridge(event: &Value, received_at: Timestamp) -> Result<Envelop
         .ok_or(BadBridgeEvent::Malformed("X-Shopify-Shop-Domain"))?;
     let topic = header("shopify-topic").and_then(Topic::parse).ok_or(BadBridgeEvent::Malformed("X-Shopify-Topic"))?;
     // EventBridge's own id is the same in all its attempts too.
+    // Attack: an id with `/` or `#` in it would reach into other keys of the store.
     let webhook_id = header("shopify-webhook-id")
         .or_else(|| event.get("id").and_then(Value::as_str).filter(|id| (1..=255).contains(&id.len())))
         .filter(|id| id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'=' | b'-')))
         .ok_or(BadBridgeEvent::Malformed("X-Shopify-Webhook-Id"))?;
+    // Attack: one shop's payload under the metadata of another, whose data it would then change.
     for named in ["shop_domain", "myshopify_domain"] {
         let other = payload.get(named).and_then(Value::as_str).and_then(|named| ShopDomain::parse(named).ok());
         if other.is_some_and(|other| other != shop) {

@@ -326,11 +326,6 @@ impl Sealer {
         Ok(WrappedKey { blob, kms_key: answer.key_id.ok_or(SealError::Down)? })
     }
 
-    /// Forgets every unwrapped key of this process.
-    pub fn forget_keys(&self) {
-        self.inner.cache.clear();
-    }
-
     /// The shop's `personal-data` key, made on first use, behind the shop's fence: an erasure that came meanwhile is not
     /// followed by a key. One `GetItem`, and no KMS call while it is cached. It is read each time on purpose: after an
     /// erasure the item is gone, and nothing may be sealed under the old key any more.

@@ -524,6 +524,7 @@ fn due_row(item: Item) -> Result<DueRow, StoreError> {
     let shop = ShopDomain::parse(shop).map_err(|_| StoreError::Malformed("shop"))?;
     let due_at = Timestamp::from_secs(item.need_number(SCHEMA.index.sort_key)?);
     let key = item.key().ok_or(StoreError::Malformed("pk"))?;
+    // Attack: whoever can write to the table lists one shop's row under another's name, for the keeper to work on that one.
     if !key.is_of(&shop) {
         return Err(StoreError::Malformed("shop"));
     }

@@ -54,6 +54,7 @@ impl Purpose {
 
     /// What was sealed, and with which secret. `None` for anything that [`Purpose::seal`] did not make.
     pub fn open(self, secrets: &ClientSecrets, value: &str) -> Option<(String, Generation)> {
+        // Attack: a value made only to keep the decoder and the HMAC busy; no browser keeps one that long.
         if value.len() > MAX_VALUE {
             return None;
         }
@@ -94,6 +95,7 @@ impl Cookie<'_> {
     pub fn read<'a>(&self, cookies: impl IntoIterator<Item = &'a str>) -> Result<Option<&'a str>, Repeated> {
         let pairs = cookies.into_iter().flat_map(|header| header.split(';')).filter_map(|pair| pair.split_once('='));
         let mut values = pairs.filter(|(name, _)| name.trim() == self.name).map(|(_, value)| value.trim());
+        // Attack: a second cookie of the same name, set from a sibling host, must not decide which one we believe.
         match (values.next(), values.next()) {
             (_, Some(_)) => Err(Repeated),
             (value, None) => Ok(value.filter(|value| !value.is_empty())),

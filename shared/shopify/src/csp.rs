@@ -11,14 +11,6 @@ pub const APP_BRIDGE_URL: &str = "https://cdn.shopify.com/shopifycloud/app-bridg
 /// Polaris web components, from Shopify's servers.
 pub const POLARIS_URL: &str = "https://cdn.shopify.com/shopifycloud/polaris.js";
 
-/// The `Link` header that starts loading both while the document is on its way.
-pub const PRELOAD_LINK: &str = "<https://cdn.shopify.com>; rel=\"preconnect\", \
-     <https://cdn.shopify.com/shopifycloud/app-bridge.js>; rel=\"preload\"; as=\"script\", \
-     <https://cdn.shopify.com/shopifycloud/polaris.js>; rel=\"preload\"; as=\"script\"";
-
-/// The `Link` header of the bounce page, which needs App Bridge alone.
-pub const BOUNCE_LINK: &str = "<https://cdn.shopify.com/shopifycloud/app-bridge.js>; rel=\"preload\"; as=\"script\";";
-
 /// On a 401: App Bridge fetches a fresh ID token and repeats the request once.
 pub const RETRY_HEADER: &str = "X-Shopify-Retry-Invalid-Session-Request";
 
@@ -35,23 +27,27 @@ pub fn frame_ancestors(framed_by: Option<&ShopDomain>) -> String {
     }
 }
 
-/// The headers of one HTML document, errors included. `X-Frame-Options` is left out, since it knows no list.
-pub fn document_headers(framed_by: Option<&ShopDomain>) -> [(&'static str, String); 6] {
-    [
-        ("Content-Type", "text/html;charset=utf-8".to_owned()),
-        ("Content-Security-Policy", frame_ancestors(framed_by)),
-        ("Link", PRELOAD_LINK.to_owned()),
-        ("Cache-Control", "no-store".to_owned()),
-        // The document's address holds an ID token: other sites learn the origin, not the query.
-        ("Referrer-Policy", "strict-origin".to_owned()),
-        ("X-Content-Type-Options", "nosniff".to_owned()),
-    ]
+/// The App Bridge tag. It must be the first script in the head of every document (App Store requirement 2.2.3); alone it
+/// is the body of the bounce page. `app_bridge` is [`APP_BRIDGE_URL`] in production.
+pub fn app_bridge_tag(client_id: &str, app_bridge: &str) -> String {
+    format!(
+        "<script data-api-key=\"{}\" src=\"{}\"></script>",
+        escape_attribute(client_id),
+        escape_attribute(app_bridge)
+    )
 }
 
-/// The App Bridge tag. It must be the first script in the head of every document (App Store requirement 2.2.3); alone it
-/// is the body of the bounce page.
-pub fn app_bridge_tag(client_id: &str) -> String {
-    format!("<script data-api-key=\"{}\" src=\"{APP_BRIDGE_URL}\"></script>", escape_attribute(client_id))
+/// The `Link` header that starts loading App Bridge, and Polaris where the document has it, while the document is on its
+/// way.
+pub fn preload_link(app_bridge: &str, polaris: bool) -> String {
+    let link = format!("<{app_bridge}>; rel=\"preload\"; as=\"script\"");
+    if polaris {
+        format!(
+            "<https://cdn.shopify.com>; rel=\"preconnect\", {link}, <{POLARIS_URL}>; rel=\"preload\"; as=\"script\""
+        )
+    } else {
+        link
+    }
 }
 
 /// Text for an HTML attribute in double quotes, or for element content.
@@ -84,10 +80,23 @@ mod tests {
     #[test]
     fn the_tag_is_what_shopify_documents() {
         assert_eq!(
-            app_bridge_tag("key"),
+            app_bridge_tag("key", APP_BRIDGE_URL),
             "<script data-api-key=\"key\" src=\"https://cdn.shopify.com/shopifycloud/app-bridge.js\"></script>"
         );
-        assert!(!app_bridge_tag("\"><script>").contains("<script>"));
-        assert!(PRELOAD_LINK.contains(APP_BRIDGE_URL) && PRELOAD_LINK.contains(POLARIS_URL));
+        assert!(!app_bridge_tag("\"><script>", APP_BRIDGE_URL).contains("<script>"));
+    }
+
+    #[test]
+    fn what_the_document_loads_is_loaded_ahead() {
+        assert_eq!(
+            preload_link(APP_BRIDGE_URL, false),
+            "<https://cdn.shopify.com/shopifycloud/app-bridge.js>; rel=\"preload\"; as=\"script\""
+        );
+        assert_eq!(
+            preload_link(APP_BRIDGE_URL, true),
+            "<https://cdn.shopify.com>; rel=\"preconnect\", \
+             <https://cdn.shopify.com/shopifycloud/app-bridge.js>; rel=\"preload\"; as=\"script\", \
+             <https://cdn.shopify.com/shopifycloud/polaris.js>; rel=\"preload\"; as=\"script\""
+        );
     }
 }

@@ -330,8 +330,10 @@ fn buyer(token: &str, client_id: &str, secrets: &ClientSecrets, now: Timestamp) 
         let (claims, matched) = signed_claims(token, secrets)?;
         let expires = timely(&claims, client_id, now)?;
         let bare = |text: &str| ShopDomain::parse(text.strip_prefix("https://").unwrap_or(text)).ok();
+        // Attack: dest `evil.com/x.myshopify.com` would make the attacker's host the tenant.
         let shop = claims.dest.as_deref().and_then(bare).ok_or(IdTokenFault::InvalidDest)?;
-        // These tokens need not name an issuer; one that they name must be the shop.
+        // Attack: a token issued by one shop and addressed to another. These tokens need not name an issuer; one that they
+        // name must be the shop.
         if let Some(iss) = claims.iss.as_deref() {
             let host = iss.strip_suffix("/admin").unwrap_or(iss);
             if bare(host).as_ref() != Some(&shop) {
@@ -459,7 +461,8 @@ fn millis(number: &Number) -> Option<i128> {
     Some(value.clamp(-LIMIT, LIMIT))
 }
 
-/// The claims of a token to sign: what Shopify puts into one. For tests and the local stand-in.
+/// The claims of a token to sign: what Shopify puts into one. For tests and benchmarks: nothing else of this app
+/// signs ID tokens.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Claims {
     /// `https://{shop}/admin`

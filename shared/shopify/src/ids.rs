@@ -1,4 +1,6 @@
 //! Numbers by which Shopify names its resources.
+//!
+//! It must never make a number of anything but digits that fit into one: cut or rounded it would be another's id.
 
 use std::fmt;
 

@@ -623,6 +623,7 @@ pub fn open_bytes(
     secrets: &[MultipassSecret],
     token: &str,
 ) -> Result<(Zeroizing<Vec<u8>>, Generation), MultipassError> {
+    // Attack: megabytes of base64 to decode and hash.
     if token.len() > MAX_TOKEN {
         return Err(MultipassError::Malformed);
     }

@@ -1,4 +1,6 @@
 //! Secrets: strings that cannot be printed and leave memory zeroed.
+//!
+//! It must never give a secret a `Debug`, a `Display` or a `Serialize`, or let an empty one become a client secret.
 
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;

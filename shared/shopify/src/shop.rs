@@ -1,4 +1,6 @@
 //! The shop's domain: the tenant key of everything.
+//!
+//! It must never make a domain but by the one rule of [`ShopDomain::parse`], whoever wrote the text and in whatever form.
 
 use std::fmt;
 

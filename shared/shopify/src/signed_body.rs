@@ -128,6 +128,7 @@ impl Headers {
         let mut picked: Vec<(&'static str, Option<String>)> = Vec::new();
         for (name, value) in pairs {
             let Some(name) = NAMES.iter().find(|known| known.eq_ignore_ascii_case(name)) else { continue };
+            // Attack: a value without end, or with a line break that would forge a line wherever it is written down.
             let text = std::str::from_utf8(value).ok().filter(|text| text.len() <= MAX_HEADER);
             let text = text.map(str::trim).filter(|text| !text.chars().any(char::is_control));
             if text.is_some_and(str::is_empty) {
@@ -166,13 +167,15 @@ impl Headers {
 /// # Errors
 /// [`BodyError::TooLarge`], [`BodyError::MissingBody`], [`BodyError::MissingHmac`] or [`BodyError::InvalidHmac`].
 pub fn verify_signature(claimed: Option<&str>, body: &[u8], secrets: &ClientSecrets) -> Result<Generation, BodyError> {
+    // Attack: a body made only to keep the HMAC busy.
     if body.len() > MAX_BODY {
         return Err(BodyError::TooLarge);
     }
     let claimed = claimed.filter(|claimed| !claimed.is_empty());
     // Attack: a made-up or altered delivery.
     let matched = claimed.and_then(mac::from_base64).and_then(|claimed| mac::matching(secrets, body, &claimed));
-    // An empty body is nobody's message, even signed; its HMAC is the same for every request of the app.
+    // Attack: the signature of nothing, kept from one request and sent with others: it is the same for all of the app's. An
+    // empty body is nobody's message, even signed.
     if body.is_empty() {
         return Err(BodyError::MissingBody { signed: matched.is_some() });
     }

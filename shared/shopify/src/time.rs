@@ -1,4 +1,6 @@
 //! Points in time as plain numbers, so that the pure code can be given any clock.
+//!
+//! It must never read a clock, or panic or wrap at the ends of what it holds: sums saturate.
 
 use ::time::format_description::well_known::Rfc3339;
 use ::time::{OffsetDateTime, UtcOffset};

@@ -1,3 +1,8 @@
+//! An answer, and the event that its source takes it in; every one gets the headers that protect it here.
+//!
+//! It must never: let a line break into a header or a cookie, redirect to an address that nobody has checked, or send an
+//! answer of which a part could not be set: that becomes a 500.
+
 use std::fmt;
 
 use base64::Engine as _;
@@ -128,11 +133,6 @@ impl Response {
             Ok(body) => Self::new(status, Some("application/json"), body),
             Err(_) => Self::broken(),
         }
-    }
-
-    /// Plain text.
-    pub fn text(status: StatusCode, body: &str) -> Self {
-        Self::new(status, Some("text/plain; charset=utf-8"), body.as_bytes().to_vec())
     }
 
     /// Bytes of any type: assets, downloads.
@@ -417,8 +417,7 @@ mod tests {
 
     #[test]
     fn each_source_gets_its_own_shape() {
-        let response =
-            || Response::text(StatusCode::OK, "x").with_cookie("a=1".to_owned()).with_cookie("b=2".to_owned());
+        let response = || Response::empty(StatusCode::OK).with_cookie("a=1".to_owned()).with_cookie("b=2".to_owned());
         let sent = |shape| response().into_event(shape, Environment::Development, &Method::GET, "r-1");
         assert_eq!(sent(Shape::V1)["multiValueHeaders"]["set-cookie"], json!(["a=1", "b=2"]));
         assert_eq!(sent(Shape::V1)["multiValueHeaders"]["x-request-id"], json!(["r-1"]));
@@ -445,7 +444,7 @@ mod tests {
         let sent = event(Response::bytes(StatusCode::OK, "image/png", vec![0xff, 0]));
         assert_eq!((sent["body"].as_str(), sent["isBase64Encoded"].as_bool()), (Some("/wA="), Some(true)));
         let head =
-            Response::text(StatusCode::OK, "x").into_event(Shape::V2, Environment::Development, &Method::HEAD, "r");
+            Response::json(StatusCode::OK, &"x").into_event(Shape::V2, Environment::Development, &Method::HEAD, "r");
         assert_eq!(head["body"], "");
     }
 

@@ -1,3 +1,8 @@
+//! From an event to its answer: within the invocation's time, whatever the handler does, and with one line in the log.
+//!
+//! It must never: leave a panic, a slow handler or an event that cannot be read without an answer, or write a path, a
+//! query, a header or an address into that line.
+
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
@@ -172,7 +177,7 @@ mod tests {
     async fn the_handler_sees_the_invocation() {
         let sent = answered("*/*", 5_000, async |r: Request| {
             assert!(r.millis_left(clock::now()) <= 5_000 && r.deadline < Timestamp::from_millis(i64::MAX));
-            Response::text(StatusCode::OK, &r.request_id)
+            Response::bytes(StatusCode::OK, "text/plain", r.request_id.into_bytes())
         })
         .await;
         assert_eq!((&sent["statusCode"], &sent["body"]), (&json!(200), &json!("r-1")));

@@ -1,4 +1,7 @@
 //! What an app implements to bring its own data under the privacy topics.
+//!
+//! It must never take a body that names another customer for this one's by a shared address, where the request names its
+//! customer by id; or show a person in a `Debug` line.
 
 use std::fmt;
 use std::sync::Arc;

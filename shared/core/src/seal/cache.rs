@@ -93,10 +93,6 @@ impl KeyCache {
         slots.insert(id, Arc::new(slot));
     }
 
-    pub(super) fn clear(&self) {
-        self.lock().clear();
-    }
-
     fn slot(&self, id: Id, now: Timestamp) -> Arc<Slot> {
         let mut slots = self.lock();
         match slots.get(&id) {

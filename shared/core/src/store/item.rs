@@ -40,13 +40,6 @@ impl Item {
         self
     }
 
-    /// With a flag.
-    #[must_use]
-    pub fn flag(mut self, name: &str, value: bool) -> Self {
-        self.0.insert(name.to_owned(), AttributeValue::Bool(value));
-        self
-    }
-
     /// With a time, stored in milliseconds.
     #[must_use]
     pub fn time(self, name: &str, value: Timestamp) -> Self {
@@ -80,11 +73,6 @@ impl Item {
     /// Bytes, if they are there.
     pub fn get_bytes(&self, name: &str) -> Option<&[u8]> {
         self.0.get(name)?.as_b().ok().map(AsRef::as_ref)
-    }
-
-    /// A flag; false when it is not there.
-    pub fn get_flag(&self, name: &str) -> bool {
-        self.0.get(name).and_then(|v| v.as_bool().ok()).copied().unwrap_or_default()
     }
 
     /// A time, if it is there.

@@ -1,4 +1,6 @@
 //! Where things lie. A key is made from a [`ShopDomain`] and nothing else, so no text from outside can name a partition.
+//!
+//! It must never show an id in a `Debug` line, or let one grow a key past what DynamoDB takes.
 
 use std::collections::HashMap;
 use std::fmt;

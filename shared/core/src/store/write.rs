@@ -78,12 +78,6 @@ impl Changes {
         self.set(name, AttributeValue::B(Blob::new(value)))
     }
 
-    /// Sets a flag.
-    #[must_use]
-    pub fn flag(self, name: &str, value: bool) -> Self {
-        self.set(name, AttributeValue::Bool(value))
-    }
-
     /// Sets a time, in milliseconds.
     #[must_use]
     pub fn time(self, name: &str, value: Timestamp) -> Self {

@@ -1,3 +1,7 @@
+//! The wish list of docs/EXTENDING.md: an app's own data, within reach of the privacy topics.
+//!
+//! It must never: write past the shop's fence, or erase what a customer wished for after the request.
+
 use futures_util::future::BoxFuture;
 use gatehouse_core::privacy::{DataError, ErasePage, ExportPage, PersonalData, Subject};
 use gatehouse_core::store::{Cursor, Fence, Item, Key, Range, Table, Write};

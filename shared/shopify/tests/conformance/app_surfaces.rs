@@ -1,3 +1,7 @@
+//! `app_surfaces.json`: Flow actions, the fulfillment service and the app proxy, each against its own verification.
+//!
+//! It must never call a status checked that hangs on a session: such a case is left to the functions' tests, by name.
+
 use gatehouse_shopify::app_proxy;
 use gatehouse_shopify::signed_body::{self, BodyError, Headers};
 use gatehouse_shopify::{ClientSecrets, Query, SecretString, Timestamp, flow, fulfillment};

@@ -1,3 +1,7 @@
+//! `compliance.json`: deliveries of the privacy topics and of an uninstall, verified and read as notices.
+//!
+//! It must never call checked what needs a function, a queue or a table: that is left to the functions' tests, by name.
+
 use gatehouse_shopify::compliance::{CustomerRef, Notice, sample_payload};
 use gatehouse_shopify::signed_body::Headers;
 use gatehouse_shopify::{ClientSecrets, ResourceId, ShopDomain, Timestamp, webhook};

@@ -1,3 +1,7 @@
+//! `cookies.json`: sealed values, which key opens them, and how they are cleared.
+//!
+//! It must never pass over a word of a case that it does not know: the case fails.
+
 use gatehouse_shopify::callback;
 use gatehouse_shopify::cookie::Cookie;
 use gatehouse_shopify::id_token::{Claims, verify_admin};

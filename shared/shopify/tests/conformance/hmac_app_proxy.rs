@@ -1,3 +1,7 @@
+//! `hmac_app_proxy.json`: the `signature` of the storefront's requests.
+//!
+//! It must never pass over a word of a case that it does not know, or take another library's answer for an expectation.
+
 use gatehouse_shopify::{ClientSecrets, Query, SecretString, Timestamp, app_proxy, mac};
 
 use crate::support::{Case, Checked, Outcome, run, same, unknown, verdict};

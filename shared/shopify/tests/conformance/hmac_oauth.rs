@@ -1,3 +1,7 @@
+//! `hmac_oauth.json`: the `hmac` of launches and callbacks, and the MAC beneath it.
+//!
+//! It must never pass over a word of a case that it does not know: the case fails.
+
 use gatehouse_shopify::oauth::{self, Form, OauthError};
 use gatehouse_shopify::{ClientSecrets, Query, SecretString, Timestamp, mac};
 

@@ -1,3 +1,7 @@
+//! `hmac_webhook.json`: the signature over a webhook's raw body.
+//!
+//! It must never pass over a word of a case that it does not know: the case fails.
+
 use gatehouse_shopify::signed_body::{self, BodyError};
 use gatehouse_shopify::{ClientSecrets, SecretString, mac};
 

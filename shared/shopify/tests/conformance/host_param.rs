@@ -1,3 +1,7 @@
+//! `host_param.json`: the `host` parameter of a launch, and the address of the app that is made from it.
+//!
+//! It must never pass over a word of a case that it does not know: the case fails.
+
 use gatehouse_shopify::{Host, embedded_app_url};
 
 use crate::support::{Case, Checked, Outcome, run, same, unknown, verdict};

@@ -1,3 +1,7 @@
+//! `multipass.json`: the keys of a secret, tokens made and opened, their age, and the secrets of several stores.
+//!
+//! It must never pass over a word of a case that it does not know: the case fails.
+
 use gatehouse_shopify::multipass::{
     Customer, EmailProof, MultipassError, MultipassSecret, StoreDomain, StoreHosts, StoreSecrets, is_live, make, open,
     open_bytes,

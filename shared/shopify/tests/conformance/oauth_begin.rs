@@ -1,3 +1,7 @@
+//! `oauth_begin.json`: how the code grant begins, from a shop's name or from a launch.
+//!
+//! It must never pass over a word of a case that it does not know: the case fails.
+
 use gatehouse_shopify::begin::{AccessMode, BeginError, FirstStep, authorize_url, first_step};
 use gatehouse_shopify::state::{self, Nonce, State};
 use gatehouse_shopify::{ClientSecrets, Host, Query, Scopes, SecretString, ShopDomain, Timestamp};

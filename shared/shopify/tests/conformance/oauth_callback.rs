@@ -1,3 +1,7 @@
+//! `oauth_callback.json`: what a callback is decided to be, and what is sent for its code.
+//!
+//! It must never pass over a word of a case that it does not know: the case fails.
+
 use gatehouse_shopify::callback::{self, CallbackError, CodeExchange, Decision, Finished, Outcome as Step};
 use gatehouse_shopify::login::{self, Login};
 use gatehouse_shopify::oauth::{Form, sign_query};

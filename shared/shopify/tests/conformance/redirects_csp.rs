@@ -1,3 +1,7 @@
+//! `redirects_csp.json`: where a redirect may lead, how a page leaves the frame, and who may frame it.
+//!
+//! It must never pass over a word of a case that it does not know: the case fails.
+
 use gatehouse_shopify::csp::frame_ancestors;
 use gatehouse_shopify::redirect::{Destination, Origin, ParentFrame, RedirectError, SafeRedirect, Tls};
 use gatehouse_shopify::{Query, ShopDomain};

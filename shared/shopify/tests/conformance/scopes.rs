@@ -1,3 +1,7 @@
+//! `scopes.json`: scopes read, written, compared, and what they cover.
+//!
+//! It must never pass over a word of a case that it does not know: the case fails.
+
 use gatehouse_shopify::Scopes;
 use serde_json::Value;
 

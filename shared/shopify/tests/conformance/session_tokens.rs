@@ -1,3 +1,7 @@
+//! `session_tokens.json`: ID tokens of the admin and of extensions, and where a request presents one.
+//!
+//! It must never check one kind of token where the case speaks of two: both have to decide alike.
+
 use gatehouse_shopify::id_token::{self, IdTokenError, Presented};
 use gatehouse_shopify::{ClientSecrets, Query, SecretString, Timestamp};
 use serde_json::Value;

@@ -1,3 +1,7 @@
+//! `shop_domains.json`: what is a shop's domain to a request, and what to a person who types it.
+//!
+//! It must never pass over a word of a case that it does not know: the case fails.
+
 use gatehouse_shopify::{InvalidShop, ShopDomain};
 use serde_json::Value;
 

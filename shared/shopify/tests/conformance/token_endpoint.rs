@@ -1,3 +1,7 @@
+//! `token_endpoint.json`: what is asked of Shopify's token endpoint, and what its answers come to.
+//!
+//! It must never open a connection: the case's answers stand in for Shopify.
+
 use std::time::Duration;
 
 use gatehouse_shopify::id_token::{Claims, verify_admin};
