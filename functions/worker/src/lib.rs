@@ -104,7 +104,7 @@ fn until(deadline: Timestamp) -> Instant {
 impl Worker {
     /// Works off one batch; names the records that must come again.
     pub async fn batch(&self, event: SqsEvent, deadline: Instant) -> SqsBatchResponse {
-        let failed: Vec<String> = stream::iter(event.records)
+        let ended: Vec<Option<String>> = stream::iter(event.records)
             .map(|message| async move {
                 let id = message.message_id.clone();
                 match self.one(message, deadline).await {
@@ -115,11 +115,10 @@ impl Worker {
                 }
             })
             .buffer_unordered(AT_ONCE)
-            .filter_map(async |failed| failed)
             .collect()
             .await;
         let mut answer = SqsBatchResponse::default();
-        answer.set_failures(failed);
+        answer.set_failures(ended.into_iter().flatten());
         answer
     }
 

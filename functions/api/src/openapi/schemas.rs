@@ -110,7 +110,7 @@ pub(super) fn schemas() -> Value {
             "description": "Flow sends more than this.",
             "properties": {
                 "shopify_domain": shop(),
-                "action_run_id": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+                "action_run_id": {"type": ["string", "number", "null"], "pattern": "^[!-~]{1,255}$"},
                 "handle": nullable("string"),
                 "properties": nullable("object"),
             },
