@@ -28,7 +28,7 @@ pub(crate) async fn shop(aws: Weak<Aws>, lambda: Weak<Lambda>, shop: String) -> 
             queues.push(json!({
                 "queue": queue,
                 "waiting": attributes["ApproximateNumberOfMessages"],
-                "being handled, or to be tried again": attributes["ApproximateNumberOfMessagesNotVisible"],
+                "working, or to be tried again": attributes["ApproximateNumberOfMessagesNotVisible"],
             }));
         }
     }

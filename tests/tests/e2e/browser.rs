@@ -270,6 +270,7 @@ async fn a_person_installs_the_app_and_sees_what_the_api_answers() {
 fn keep(name: &str, picture: &[u8]) {
     #[expect(clippy::disallowed_methods, reason = "the test run's own switch, no setting of the house")]
     if let Ok(directory) = std::env::var("GATEHOUSE_SCREENSHOTS") {
+        std::fs::create_dir_all(&directory).unwrap();
         std::fs::write(format!("{directory}/{name}.png"), picture).unwrap();
     }
 }
