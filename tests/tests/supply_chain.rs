@@ -1,6 +1,6 @@
 //! Every package of the lock file has a licence that `deny.toml` allows, comes from where `deny.toml` says with a checksum,
 //! and is none that it bans; and each function links what it uses and nothing else. Needs no network once the packages are
-//! there. Advisories do: `cargo deny check advisories` asks for them before a release (docs/DEPLOY.md), no test here does.
+//! there. Advisories do: `infra/advisories` asks for them, in `.ci/run` where it can (docs/DEPLOY.md); no test here does.
 #![expect(clippy::unwrap_used, reason = "a test that meets what it does not expect must fail")]
 
 use std::collections::BTreeSet;

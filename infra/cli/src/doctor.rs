@@ -104,9 +104,11 @@ struct Outside {
 fn outside(r: &mut Reader<'_>) -> Option<Outside> {
     let (launch, api, scopes) = (LaunchSettings::read(r), r.origin("API_URL"), ScopeSettings::read(r));
     let (shopify, client_id, sso) = (ShopifySettings::read(r), r.text("SHOPIFY_API_KEY"), r.origin("SSO_URL"));
+    let production = r.environment().is_production();
     let mut printed = |name| {
-        r.parsed(name, "must be an origin: scheme and host, no path", |text| {
-            Origin::parse(text).ok().map(|origin| Some(origin.as_str().to_owned()))
+        r.parsed(name, "must be an origin: scheme and host, no path, and https in production", |text| {
+            let origin = Origin::parse(text).ok().filter(|_| !production || text.starts_with("https://"));
+            origin.map(|origin| Some(origin.as_str().to_owned()))
         })
     };
     let (webhook, surfaces) = (printed("WEBHOOK_URL"), printed("SURFACES_URL"));
@@ -304,7 +306,10 @@ async fn doors(checks: &mut Checks, client: &Client, settings: &Outside, webhook
     let (app, callback) = (settings.launch.app_url.as_str(), settings.launch.callback_url.as_str());
     let (api, sso) = (settings.api.as_str(), settings.sso.as_str());
     let all = [("app", Some(app)), ("callback", Some(callback)), ("API", Some(api)), ("sign-in", Some(sso))];
-    for (name, address) in all.into_iter().chain([("webhooks", webhook)]) {
+    // Of an app that is not embedded another host than the page's.
+    let surfaces = settings.surfaces.as_deref().filter(|surfaces| *surfaces != api);
+    let surfaces = surfaces.map(|surfaces| ("app proxy and Flow", Some(surfaces)));
+    for (name, address) in all.into_iter().chain([("webhooks", webhook)]).chain(surfaces) {
         let name = format!("TLS: {name}");
         match address {
             None => checks.push(
@@ -374,13 +379,14 @@ async fn doors(checks: &mut Checks, client: &Client, settings: &Outside, webhook
     let forged = format!("?shop={NOBODY}&code=x&state=x&timestamp=1&hmac={}", "0".repeat(64));
     let callback = settings.launch.redirect_uri() + &forged;
     let answer = ask(client, Method::GET, &callback, &[]).await;
-    status(checks, "a forged callback is refused", answer, &[400, 401, 403]);
+    // Not 403: that is what AWS answers in place of a function that nobody may call.
+    status(checks, "a forged callback is refused", answer, &[400, 401]);
 
     let answer = ask(client, Method::GET, &format!("{sso}/login?shop={NOBODY}&provider=none"), &[]).await;
     status(checks, "a sign-in that no store offers is refused", answer, &[400, 404]);
     let forged = format!("{sso}/callback/{NOBODY}/none?code=x&state=x");
     let answer = ask(client, Method::GET, &forged, &[]).await;
-    status(checks, "a forged return from a provider is refused", answer, &[400, 401, 403, 404]);
+    status(checks, "a forged return from a provider is refused", answer, &[400, 401, 404]);
 
     let installation = format!("{api}/v1/installation");
     let answer = ask(client, Method::GET, &installation, &[]).await;

@@ -324,6 +324,10 @@ async fn the_doctor_finds_a_healthy_house_healthy_and_sees_every_check_fail() {
         let (_, report) = Desk::of(&harness, &[("APP_URL", &*app)], &[]).run(&["doctor"]).await;
         assert!(by_verdict(&report)["WRONG"].contains("a launch without a proof shows no app"), "{broken}: {report:#}");
     }
+    // What AWS answers in place of a function that nobody may call is no refusal of ours.
+    let closed = careless("403 Forbidden", "").await;
+    let (_, report) = Desk::of(&harness, &[("CALLBACK_URL", &*closed)], &[]).run(&["doctor"]).await;
+    assert!(by_verdict(&report)["WRONG"].contains("a forged callback is refused"), "{report:#}");
     let careless = careless("200 OK", "data-standalone").await;
     harness.enqueue("events-dlq", "{}").await;
     harness.enqueue("privacy-dlq", "{}").await;
@@ -450,7 +454,7 @@ async fn the_doctor_finds_a_healthy_standalone_house_healthy() {
     let harness = Harness::with(options).await;
     let desk = Desk::of(&harness, &[("SHOPIFY_OPTIONAL_SCOPES", "")], &[]);
     let (app, hooks) = (harness.setting("APP_URL"), &harness.local.addresses().webhook);
-    let (client_id, surfaces) = (harness.setting("SHOPIFY_API_KEY"), "https://api.gate.example");
+    let (client_id, surfaces) = (harness.setting("SHOPIFY_API_KEY"), "http://api.gate.example");
     let file = desk.file("shopify.app.toml");
     let write = |changed: &str, into: &str| {
         let text = format!(

@@ -22,6 +22,9 @@ const PLAYED: &str = r#"
           else
             touch going; echo DELETING
           fi ;;
+        "dynamodb describe-continuous-backups "*)
+          # Of a table that came a moment ago: not yet.
+          if [ -e "backups-$4" ]; then echo ENABLED; else touch "backups-$4"; echo DISABLED; fi ;;
         "dynamodb create-backup "*) [ "$TAKEN" = 0 ] && echo arn:past; return "$TAKEN" ;;
         "dynamodb describe-backup "*) echo "$BACKUP" ;;
         "dynamodb delete-table "*) touch deleted ;;
@@ -72,12 +75,16 @@ fn the_restored_content_takes_the_name() {
     let order = [
         at("update-event-source-mapping --uuid two --no-enabled"),
         at("restore-table-to-point-in-time --source-table-name shops --target-table-name shops-past"),
+        at("describe-continuous-backups --table-name shops-past"),
         at("create-backup --table-name shops-past"),
         at("describe-backup --backup-arn arn:past"),
+        at("PointInTimeRecoveryEnabled=false"),
+        at("update-table --table-name shops --no-deletion-protection-enabled"),
         at("delete-table --table-name shops"),
         at("restore-table-from-backup --target-table-name shops --backup-arn arn:past"),
-        at("update-time-to-live --table-name shops"),
         at("update-table --table-name shops --deletion-protection-enabled"),
+        at("update-time-to-live --table-name shops"),
+        at("PointInTimeRecoveryEnabled=true"),
     ];
     assert!(order.is_sorted_by(|before, after| before.1 < after.0), "{calls:#?}");
     let deleted = calls.iter().filter(|call| call.contains("delete-table"));
