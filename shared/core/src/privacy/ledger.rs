@@ -222,14 +222,7 @@ pub(crate) async fn open(
         .expires(new.expires);
     let mut writes = vec![Write::Put { key: key(shop, new.id), item, only_if: Some(Cond::new_item()) }];
     writes.extend(new.names.iter().map(|name| name_of(new, shop, name)));
-    let names = writes.len();
-    writes.push(fence.check());
-    writes.extend(also);
-    match table.transact(writes).await {
-        Ok(()) => Ok(true),
-        Err(StoreError::ConditionFailed { at, .. }) if at < names => Ok(false),
-        Err(error) => Err(error),
-    }
+    all_or_known(table, writes, fence, also).await
 }
 
 /// An entry whose request could not be read becomes one that can be worked on, with what is needed for it. False when it is
@@ -247,12 +240,23 @@ pub(crate) async fn read(
     let mut writes = vec![Write::Update { key: key(shop, new.id), changes, only_if }];
     // Its delivery's name is there.
     writes.extend(new.names.iter().skip(1).map(|name| name_of(new, shop, name)));
-    let names = writes.len();
+    all_or_known(table, writes, fence, also).await
+}
+
+/// An entry and its names, while the shop's fence is the one that was read, with what else is needed. False when one of the
+/// entry and the names is taken.
+async fn all_or_known(
+    table: &Table,
+    mut writes: Vec<Write>,
+    fence: &Fence,
+    also: Option<Write>,
+) -> Result<bool, StoreError> {
+    let entry = writes.len();
     writes.push(fence.check());
     writes.extend(also);
     match table.transact(writes).await {
         Ok(()) => Ok(true),
-        Err(StoreError::ConditionFailed { at, .. }) if at < names => Ok(false),
+        Err(StoreError::ConditionFailed { at, .. }) if at < entry => Ok(false),
         Err(error) => Err(error),
     }
 }
